@@ -1,0 +1,83 @@
+"""execgw: run code in other Python processes, wherever they are, and talk to them over channels.
+
+    >>> import execgw
+    >>> gateway = execgw.makegateway("popen")
+    >>> channel = gateway.remote_exec("channel.send(channel.receive() + 1)")
+    >>> channel.send(1)
+    >>> channel.receive()
+    2
+    >>> gateway.exit()
+"""
+
+from __future__ import annotations
+
+
+from . import errors
+from ._version import __version__
+from .channel import Channel
+from .errors import (
+    ChannelClosed,
+    ClosedHere,
+    ConnectionLost,
+    DataFormatError,
+    DumpError,
+    ExecgwError,
+    GatewayClosed,
+    HandshakeError,
+    LoadError,
+    ProtocolError,
+    PythonNotFound,
+    RemoteError,
+    SendBlocked,
+    SpecError,
+    StartError,
+    TimeoutError,
+)
+from .errors import HostNotFound as HostNotFound
+from .errors import HostNotReached as HostNotReached
+from .gateway import Gateway
+from .group import Group
+from .multi import MultiChannel
+from .spec import XSpec
+from .values import dump, dumps, load, loads
+
+default_group = Group()
+makegateway = default_group.makegateway
+makegateways = default_group.makegateways
+set_execmodel = default_group.set_execmodel
+
+__all__ = [
+    "Channel",
+    "ChannelClosed",
+    "ClosedHere",
+    "ConnectionLost",
+    "DataFormatError",
+    "DumpError",
+    "ExecgwError",
+    "Gateway",
+    "GatewayClosed",
+    "Group",
+    "HandshakeError",
+    "HostNotFound",
+    "HostNotReached",
+    "LoadError",
+    "MultiChannel",
+    "ProtocolError",
+    "PythonNotFound",
+    "RemoteError",
+    "SendBlocked",
+    "SpecError",
+    "StartError",
+    "TimeoutError",
+    "XSpec",
+    "__version__",
+    "default_group",
+    "dump",
+    "dumps",
+    "errors",
+    "load",
+    "loads",
+    "makegateway",
+    "makegateways",
+    "set_execmodel",
+]

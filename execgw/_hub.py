@@ -1,0 +1,196 @@
+"""All connections of a group: their names, who reaches whom (via), starting and ending in order.
+
+Once, for the sync and the asyncio face; gateways are the faces' own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from . import transports
+from ._loop import get_loop
+from ._session import Session
+from .errors import SpecError, StartError
+from .peer.execmodel import ExecModel
+from .peer.turn import clock
+from .spec import XSpec
+from .transports.base import Launch
+
+START_SECONDS = 30.0
+END_SECONDS = 10.0  # terminate() without a timeout
+TERM_SECONDS = 1.0  # between SIGTERM and SIGKILL
+
+
+class Hub:
+    """The sessions of one group, by id."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.sessions: dict[str, Session] = {}
+        self.reserved: set[str] = set()  # ids whose gateways are being started
+        self._counter = 0
+
+    # -- names
+
+    def allocate_id(self, spec: XSpec) -> str:
+        """Give a spec without an id the next one: gw0, gw1, ..."""
+        if spec.id is None:
+            with self.lock:
+                name = f"gw{self._counter}"
+                self._counter += 1
+                if name in self.sessions or name in self.reserved:
+                    raise ValueError(f"already have gateway with id {name!r}")
+            spec.id = name
+        return str(spec.id)
+
+    def _reserve(self, name: str) -> None:
+        with self.lock:
+            if name in self.sessions or name in self.reserved:
+                raise ValueError(f"already have gateway with id {name!r}; leave out id= or take another")
+            self.reserved.add(name)
+
+    # -- starting
+
+    def begin(self, spec: XSpec, execmodel: str) -> Session:
+        """Start a worker without waiting for it; finish() must follow, whatever happens."""
+        chosen = self._kind_of(spec)
+        kind = transports.kind(chosen)
+        execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
+        via = self._via(spec)
+        name = self.allocate_id(spec)
+        self._reserve(name)
+        try:
+            launch = Launch(
+                id=name,
+                spec=spec,
+                python=_text(spec, "python"),
+                chdir=_text(spec, "chdir"),
+                nice=_number(spec, "nice"),
+                env=dict(spec.env),
+            )
+            loop = get_loop()
+            transport = kind.start(launch, via)
+            session = Session(transport, launch, loop, via)
+            if via is not None:
+                transport.child = session  # type: ignore[attr-defined]
+            session.begin(launch, execmodel)
+        except BaseException:
+            with self.lock:
+                self.reserved.discard(name)
+            raise
+        return session
+
+    def finish(self, session: Session, spec: XSpec, begun: float) -> None:
+        """Wait until a worker is there; StartError, and nothing left of it, if that fails."""
+        seconds = float(_text(spec, "start_timeout") or START_SECONDS)
+        try:
+            session.finish_start(begun + seconds, seconds)
+            with self.lock:
+                self.sessions[session.id] = session
+        finally:
+            with self.lock:
+                self.reserved.discard(session.id)
+
+    def start_all(self, specs: Iterable[XSpec], execmodel: str) -> list[Session]:
+        """Start many at the same time: all or, if one fails, none."""
+        begun: list[tuple[Session, XSpec]] = []
+        done: list[Session] = []
+        try:
+            for spec in specs:
+                begun.append((self.begin(spec, execmodel), spec))
+            start = clock()
+            while begun:
+                session, spec = begun.pop(0)
+                self.finish(session, spec, start)
+                done.append(session)
+        except BaseException:
+            for session, _ in begun:
+                session._abandon()
+                with self.lock:
+                    self.reserved.discard(session.id)
+            self.end(done, 0)
+            raise
+        return done
+
+    def _kind_of(self, spec: XSpec) -> str:
+        """Which transport a spec asks for.  Third parties' ones are looked for only if ours do not fit."""
+        try:
+            return spec.check(transports.builtin_names(), ())
+        except SpecError:
+            known = [key for name in transports.names() for key in transports.kind(name).keys]
+            return spec.check(transports.names(), known)
+
+    def _via(self, spec: XSpec) -> Session | None:
+        if not spec.via:
+            return None
+        via = self.sessions.get(str(spec.via))
+        if via is None:
+            known = ", ".join(map(repr, self.sessions)) or "none"
+            raise SpecError(f"{str(spec)!r}: via={spec.via!r} is no gateway of this group; there are: {known}")
+        if via.lost is not None:
+            raise StartError(f"{str(spec)!r}: via={spec.via!r} has ended: {via.lost}")
+        return via
+
+    # -- ending
+
+    def forget(self, session: Session) -> None:
+        """Take a session out of the group."""
+        with self.lock:
+            if self.sessions.get(session.id) is session:
+                del self.sessions[session.id]
+
+    def end(self, sessions: Iterable[Session], timeout: float | None) -> dict[str, str]:
+        """End sessions, those reached through others first.  Returns how: {id: 'asked' | 'terminated' | 'killed'}."""
+        waves: dict[int, list[Session]] = {}
+        for session in sessions:
+            depth, above = 0, session.via
+            while above is not None:
+                depth, above = depth + 1, above.via
+            waves.setdefault(depth, []).append(session)
+        seconds = END_SECONDS if timeout is None else timeout
+        deadline = clock() + seconds
+        how: dict[str, str] = {}
+        for depth in sorted(waves, reverse=True):
+            how.update(_end_wave(waves[depth], deadline))
+        for session in sessions:
+            self.forget(session)
+        return how
+
+
+def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:
+    """Ask all, wait for all; then SIGTERM, and SIGKILL for what is left."""
+    how = {session.id: "asked" for session in sessions}
+    for session in sessions:
+        session.goodbye()
+    for word, force, patience in (("", False, 0.0), ("terminated", False, TERM_SECONDS), ("killed", True, TERM_SECONDS)):
+        left = [session for session in sessions if not session.wait_over(max(deadline - clock(), 0) if not word else 0)]
+        if not left:
+            break
+        if word:
+            for session in left:
+                how[session.id] = word
+                session.transport.kill(force)
+            until = clock() + patience
+            for session in left:
+                session.wait_over(max(until - clock(), 0))
+    for session in sessions:
+        if not session.over.is_set():
+            session._finish(None)
+    return how
+
+
+def _text(spec: XSpec, key: str) -> str | None:
+    value: Any = getattr(spec, key)
+    if value is True:
+        raise SpecError(f"{str(spec)!r}: {key} needs a value: {key}=...")
+    return value or None
+
+
+def _number(spec: XSpec, key: str) -> int | None:
+    text = _text(spec, key)
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise SpecError(f"{str(spec)!r}: {key}={text!r} is no whole number") from None

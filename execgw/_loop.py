@@ -1,0 +1,200 @@
+"""The one I/O loop of the near side: a daemon thread that serves every gateway of the process.
+
+It reads the links that no thread is waiting on (it is their keeper, peer/turn.py), writes what a full link left over,
+runs timers and hears of child processes that end.  User code never runs here.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .peer.callbacks import Callbacks
+from .peer.turn import TICKING, clock
+
+if TYPE_CHECKING:
+    from .peer.peer import Peer
+
+TICK = 0.005
+
+
+class Loop:
+    """Made once for the process; see get_loop()."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_end, self._wake = socket.socketpair()
+        self._wake_end.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector.register(self._wake_end, selectors.EVENT_READ, self._drain_wake)
+        self._lock = threading.Lock()
+        self._soon: list[Callable[[], None]] = []
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self._ticking: set[Peer] = set()
+        self._asked = False  # a wake-up is on its way
+        self.callbacks = Callbacks(self._start_thread, self.later)
+        self.thread = threading.Thread(target=self._run, name="execgw-loop", daemon=True)
+        self.thread.start()
+
+    # -- the keeper's side of peer/turn.py and peer/peer.py; called in any thread, under a peer's lock
+
+    def watch(self, peer: Peer) -> None:
+        """Read this peer's link from now on."""
+        fd = peer.link.fileno()
+        if fd is not None:
+            self._listen(fd, selectors.EVENT_READ, peer.read_now)
+
+    def unwatch(self, peer: Peer) -> None:
+        """A thread reads it now."""
+        fd = peer.link.fileno()
+        if fd is not None:
+            self._ignore(fd, selectors.EVENT_READ)
+
+    def tick_soon(self, peer: Peer) -> None:
+        """Nobody may be reading this peer: look in a tick."""
+        self._ticking.add(peer)
+        self._wake_up()
+
+    def flush_soon(self, peer: Peer) -> None:
+        """Write what is queued, and sweep what was dropped."""
+        self.call_soon(lambda: _flush(peer))
+
+    # -- files, timers, calls
+
+    def _listen(self, fd: int, event: int, call: Callable[[], None]) -> None:
+        with self._lock:
+            key = self._selector.get_map().get(fd)
+            if key is None:
+                self._selector.register(fd, event, {event: call})
+            else:
+                self._selector.modify(fd, key.events | event, {**key.data, event: call})
+
+    def _ignore(self, fd: int, event: int) -> None:
+        with self._lock:
+            key = self._selector.get_map().get(fd)
+            if key is None:
+                return
+            rest = key.events & ~event
+            if rest:
+                self._selector.modify(fd, rest, {e: call for e, call in key.data.items() if e != event})
+            else:
+                self._selector.unregister(fd)
+
+    def when_readable(self, fd: int, call: Callable[[], None]) -> None:
+        """Run call() in the loop whenever *fd* is readable."""
+        self._listen(fd, selectors.EVENT_READ, call)
+
+    def when_writable(self, fd: int, call: Callable[[], None]) -> None:
+        """Run call() in the loop once *fd* is writable."""
+
+        def once() -> None:
+            self._ignore(fd, selectors.EVENT_WRITE)
+            call()
+
+        self._listen(fd, selectors.EVENT_WRITE, once)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching a descriptor, before it is closed."""
+        self._ignore(fd, selectors.EVENT_READ | selectors.EVENT_WRITE)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run call() in the loop, soon.  May be called anywhere, even by a garbage collection."""
+        self._soon.append(call)
+        self._wake_up()
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Run call() in the loop after *seconds*."""
+        with self._lock:
+            heapq.heappush(self._timers, (clock() + seconds, next(self._count), call))
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if not self._asked:
+            self._asked = True
+            try:
+                self._wake.send(b"!")
+            except OSError:  # full: it will wake anyway
+                pass
+
+    def _drain_wake(self) -> None:
+        try:
+            self._wake_end.recv(4096)
+        except BlockingIOError:
+            pass
+
+    def _start_thread(self, function: Callable[[], None]) -> None:
+        threading.Thread(target=function, name="execgw-callbacks", daemon=True).start()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while True:
+            for key, events in self._selector.select(self._patience()):
+                if key.fd == self._wake_end.fileno():
+                    self._drain_wake()
+                    continue
+                for event, call in list(key.data.items()):
+                    if event & events:
+                        call()
+            self._asked = False
+            while self._soon:
+                self._soon.pop(0)()
+            now = clock()
+            while self._timers and self._timers[0][0] <= now:
+                with self._lock:
+                    call = heapq.heappop(self._timers)[2]
+                call()
+            if self._ticking:
+                self._tick()
+
+    def _patience(self) -> float | None:
+        if self._soon:
+            return 0
+        wait = TICK if self._ticking else None
+        if self._timers:
+            left = max(self._timers[0][0] - clock(), 0)
+            wait = left if wait is None else min(wait, left)
+        return wait
+
+    def _tick(self) -> None:
+        for peer in list(self._ticking):
+            with peer.lock:
+                if peer.turn.tick() != TICKING or peer.lost is not None:
+                    self._ticking.discard(peer)
+
+
+def _flush(peer: Any) -> None:
+    peer.sweep()
+    peer.flush()
+
+
+_loop: Loop | None = None
+_making = threading.Lock()
+
+
+def get_loop() -> Loop:
+    """The loop of this process; started when it is first needed."""
+    global _loop
+    if _loop is None:
+        with _making:
+            if _loop is None:
+                _loop = Loop()
+    return _loop
+
+
+def _forget_loop() -> None:
+    """In a forked child: its thread and descriptors belong to the parent."""
+    global _loop, _making
+    _loop = None
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_loop)

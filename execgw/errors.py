@@ -1,0 +1,97 @@
+"""Every exception of execgw.
+
+ExecgwError
+  SpecError(ValueError)             the text is no spec
+  StartError                        no gateway came to be: .exit_code .stderr
+    HostNotFound                    there is no such host
+    HostNotReached                  there is one, but it did not let us in
+    PythonNotFound                  no such interpreter there
+    HandshakeError                  something answered, but it is no worker of ours
+  GatewayClosed(OSError, EOFError)  it was, and is no more
+    ClosedHere                      you ended it
+    ConnectionLost                  the world did: .exit_code .signal .stderr
+  ChannelClosed(EOFError)           nothing more will come
+  RemoteError                       code ran there and raised: .type .message .traceback .formatted
+  TimeoutError                      also the builtin TimeoutError, and so an OSError
+  SendBlocked(OSError)              both sides wait in send() on one channel, and nobody receives
+  DataFormatError(ValueError)       DumpError, LoadError
+  ProtocolError                     LocalProtocolError (a bug of ours), RemoteProtocolError (theirs)
+
+Those that both sides of a gateway know live in wire/errors.py.
+"""
+
+from __future__ import annotations
+
+from .wire.errors import (
+    ChannelClosed,
+    ClosedHere,
+    ConnectionLost,
+    DataFormatError,
+    DumpError,
+    ExecgwError,
+    GatewayClosed,
+    LoadError,
+    LocalProtocolError,
+    ProtocolError,
+    RemoteError,
+    RemoteProtocolError,
+    SendBlocked,
+    TimeoutError,
+)
+
+
+class SpecError(ExecgwError, ValueError):
+    """The text is no gateway spec; the message says which part, and what it may be."""
+
+
+class StartError(ExecgwError):
+    """No gateway came to be.
+
+    exit_code  of the process that was started, negative for a signal, or None
+    stderr     what it wrote there, text
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None, stderr: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.stderr = stderr
+
+
+class HostNotFound(StartError):
+    """There is no host of that name."""
+
+
+class HostNotReached(StartError):
+    """The host did not let us in."""
+
+
+class PythonNotFound(StartError):
+    """There is no such interpreter there."""
+
+
+class HandshakeError(StartError):
+    """Something answered, but it is no worker of ours: a banner, a terminal, another version."""
+
+
+__all__ = [
+    "ChannelClosed",
+    "ClosedHere",
+    "ConnectionLost",
+    "DataFormatError",
+    "DumpError",
+    "ExecgwError",
+    "GatewayClosed",
+    "HandshakeError",
+    "HostNotFound",
+    "HostNotReached",
+    "LoadError",
+    "LocalProtocolError",
+    "ProtocolError",
+    "PythonNotFound",
+    "RemoteError",
+    "RemoteProtocolError",
+    "SendBlocked",
+    "SpecError",
+    "StartError",
+    "TimeoutError",
+]

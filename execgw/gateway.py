@@ -1,0 +1,183 @@
+"""The sync face: a gateway, on which code is run in the worker behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+
+from . import _source
+from .channel import Channel
+from .errors import ChannelClosed, ClosedHere, ConnectionLost
+from .peer.channel import number_of
+from .peer.execmodel import ExecModel
+from .peer.gateway import BaseGateway
+
+if TYPE_CHECKING:
+    from ._session import Session
+    from .group import Group
+    from .spec import XSpec
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RInfo(NamedTuple):
+    """Facts about a worker: see Gateway._rinfo."""
+
+    executable: str
+    version_info: tuple[Any, ...]
+    platform: str
+    cwd: str
+    pid: int
+
+
+class RemoteStatus(NamedTuple):
+    """What a worker is doing: open channels, tasks that run, tasks that wait for the main thread."""
+
+    numchannels: int
+    numexecuting: int
+    numqueued: int
+    execmodel: str
+
+
+class Gateway(BaseGateway):
+    """A live connection to a worker process.  Made by makegateway() and Group.makegateway().
+
+    `with gateway:` ends the worker at the end, and waits for that.
+    """
+
+    spec: XSpec
+    remoteaddress: str | None
+
+    def __init__(self, group: Group, session: Session, spec: XSpec, execmodel: str) -> None:
+        super().__init__(session.id)
+        self.spec = spec
+        self._group = group
+        self._peer = self._session = session
+        self._callbacks = session.loop.callbacks
+        self.execmodel = ExecModel(execmodel)
+        self._info: RInfo | None = None
+        codec = session.codec
+        codec.channel_type = Channel
+        codec.number_of = number_of(session)
+        codec.channel_for = self._channel_for
+        if session.transport.remoteaddress is not None:
+            self.remoteaddress = session.transport.remoteaddress
+
+    # -- running code
+
+    def remote_exec(self, source: object, **kwargs: Any) -> Channel:
+        """Run code in the worker; return the channel that it knows as `channel`.
+
+        *source* is source text, a module, or a function whose first argument is `channel`; *kwargs* are further
+        arguments of the function.  The channel ends with the code; what the code raises is raised by receive() and
+        waitclose() as RemoteError.  Raises ValueError for a function that uses what is not sent with it, OSError if
+        the gateway has ended.
+        """
+        task = _source.exec_task(source, kwargs)
+        return self._run(task)
+
+    def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call func(*args, **kwargs) in the worker and return its value.
+
+        A function of the standard library (time.sleep) goes by its name, any other by its source.  Raises RemoteError
+        if it raised there, DumpError for arguments that cannot travel, ConnectionLost if the worker dies.
+        """
+        channel = self._run(_source.call_task(func, args, kwargs))
+        value: T = channel.receive()
+        return value
+
+    def submit(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """The same as call(), but at once: returns a concurrent.futures.Future of the value."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        channel = self._run(_source.call_task(func, args, kwargs))
+
+        def arrived(item: Any, error: Exception | None = None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            elif item is _ended:
+                future.set_exception(ChannelClosed(f"{channel!r}: it ended without a value"))
+            else:
+                future.set_result(item)
+
+        channel.setcallback(arrived, endmarker=_ended, pass_error=True)
+        return future
+
+    def _run(self, task: _source.Task | str) -> Channel:
+        session = self._session
+        form, data = session.codec.encode(task)
+        channel: Channel = self.newchannel()
+        session.send_task(channel._port, form, data)
+        return channel
+
+    def newchannel(self) -> Channel:
+        """A new channel, not bound to any code; both sides may use it once it was sent over another channel."""
+        if self._session.lost is not None:
+            raise type(self._session.lost)(*self._session.lost.args)
+        channel: Channel = super().newchannel()
+        return channel
+
+    # -- asking
+
+    def remote_status(self, timeout: float | None = None) -> RemoteStatus:
+        """What the worker is doing.  It answers while its code computes.  Raises TimeoutError after *timeout* seconds."""
+        told = self._session.ask("status", timeout)
+        return RemoteStatus(
+            int(told["numchannels"]), int(told["numexecuting"]), int(told["numqueued"]), told["execmodel"]
+        )
+
+    def _rinfo(self, update: bool = False) -> RInfo:
+        """Executable, version_info, platform, cwd and pid of the worker; asked once."""
+        if update or self._info is None:
+            with self.remote_exec(_RINFO) as channel:
+                self._info = RInfo(*channel.receive())
+        return self._info
+
+    def hasreceiver(self) -> bool:
+        """Whether the connection is alive."""
+        return self._session.lost is None
+
+    def reconfigure(self, py2str_as_py3str: bool = True, py3str_as_py2str: bool = False) -> None:
+        """Set what 8-bit strings of Python 2 and text of Python 3 become on the other side's kind of Python."""
+        codec = self._session.codec
+        codec.py2str_as_py3str = py2str_as_py3str
+        codec.py3str_as_py2str = py3str_as_py2str
+        self._session.ask(f"reconfigure {int(py2str_as_py3str)} {int(py3str_as_py2str)}")
+
+    def remote_init_threads(self, num: int | None = None) -> None:
+        """Does nothing: workers start threads as they need them."""
+
+    # -- ending
+
+    def exit(self) -> None:
+        """Ask the worker to end, and leave the group.  Returns at once; see join()."""
+        self._group._leave(self)
+        self._session.goodbye()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the worker has ended; false if it has not after *timeout* seconds."""
+        return self._session.wait_over(timeout)
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._group._end([self], None)
+
+    def __repr__(self) -> str:
+        lost = self._session.lost
+        if lost is None:
+            state = f"receive-live, {self.execmodel.backend} model, {len(self._session.mux.ports)} active channels"
+        elif isinstance(lost, ClosedHere):
+            state = "ended"
+        else:
+            state = f"not-receiving, {'lost' if isinstance(lost, ConnectionLost) else lost}"
+        return f"<{type(self).__name__} id={self.id!r} {state}>"
+
+
+_ended = object()
+_RINFO = "import sys, os\nchannel.send((sys.executable, tuple(sys.version_info), str(sys.platform), os.getcwd(), os.getpid()))"

@@ -1,0 +1,53 @@
+"""Exceptions across the wire: raised there, told in a CLOSE frame, RemoteError here."""
+from __future__ import absolute_import
+
+from ..wire.errors import LoadError, RemoteError
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any  # noqa: F401
+
+_text = type("".encode("ascii").decode("ascii"))
+
+
+def as_text(value):
+    # type: (Any) -> str
+    """str(value), whatever it raises; text on Python 2, too."""
+    try:
+        if isinstance(value, _text):
+            return value
+        text = str(value)
+        return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    except Exception as e:
+        return _text("<unprintable %s: %s>" % (type(value).__name__, type(e).__name__))
+
+
+def pack_error(codec, fault):
+    # type: (Any, Any) -> bytes
+    """The payload of a CLOSE: a byte for the value format, then a sentence or what describe() gave."""
+    form, data = codec.encode(as_text(fault) if not isinstance(fault, dict) else fault)
+    if type(data) is list:
+        data = b"".join(data)
+    if len(data) > 900 * 1024 and isinstance(fault, dict):
+        return pack_error(codec, fault["formatted"])
+    return bytes(bytearray([form])) + data  # type: ignore[no-any-return]
+
+
+def unpack_error(codec, payload):
+    # type: (Any, bytes) -> Exception
+    """The exception that a CLOSE's payload stands for."""
+    try:
+        fault = codec.decode(bytearray(payload[:1])[0], payload[1:])
+        if isinstance(fault, dict):
+            return RemoteError(as_text(fault.get("formatted", "")), fault)
+        return RemoteError(as_text(fault))
+    except LoadError as e:
+        return RemoteError("the other side closed the channel with an error that cannot be read (%s)" % (e,))
+
+
+def again(exc):
+    # type: (BaseException) -> BaseException
+    """A fresh copy of an exception: one instance raised in many threads would gather all their tracebacks."""
+    copy = exc.__class__.__new__(exc.__class__)
+    copy.args = exc.args
+    copy.__dict__.update(exc.__dict__)
+    return copy

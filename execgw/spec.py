@@ -1,0 +1,105 @@
+"""'popen//python=python3.9//chdir=work' <-> XSpec: what kind of gateway, and how it is to start."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .errors import SpecError
+
+# Keys that every kind of gateway understands; kinds and their own keys come from the transports.
+COMMON_KEYS = ("id", "python", "chdir", "nice", "execmodel", "via", "dont_write_bytecode", "start_timeout")
+
+_URL_HEAD = re.compile(r"^[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")
+
+
+def _parts(text: str) -> list[str]:
+    """Split at '//', but not at the one of a URL that is a value ('http=https://host')."""
+    parts: list[str] = []
+    for piece in text.split("//"):
+        if parts and _URL_HEAD.match(parts[-1]):
+            parts[-1] += "//" + piece
+        else:
+            parts.append(piece)
+    return parts
+
+
+class XSpec:
+    """A gateway spec: 'key=value//key=value...', where a key without '=' is True.
+
+    Each key is an attribute, and one that was not given reads None; `env` is the dict of the env:NAME=value keys.
+    Two specs are equal if their texts are.  Raises SpecError (a ValueError) for what is no spec.
+    """
+
+    env: dict[str, str]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> str | bool | None: ...
+
+        def __setattr__(self, name: str, value: object) -> None: ...
+    else:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return None
+
+    def __init__(self, string: str) -> None:
+        self._spec = string
+        self.env = {}
+        if not string:
+            raise SpecError("'': an empty spec; try 'popen'")
+        seen = set()
+        for part in _parts(string):
+            key, equals, value = part.partition("=")
+            if not key or key.startswith("_"):
+                raise SpecError(f"{string!r}: {part!r} is no key=value")
+            if key in seen:
+                raise SpecError(f"{string!r}: {key!r} is given twice")
+            seen.add(key)
+            if key.startswith("env:"):
+                if not equals or not key[4:]:
+                    raise SpecError(f"{string!r}: {part!r} must be env:NAME=value")
+                self.env[key[4:]] = value
+            elif not key.isidentifier():
+                raise SpecError(f"{string!r}: {key!r} is no name of a key")
+            else:
+                setattr(self, key, value if equals else True)
+
+    def keys(self) -> list[str]:
+        """The keys that are set, without env."""
+        return [key for key, value in vars(self).items() if not key.startswith("_") and key != "env" and value]
+
+    def check(self, kinds: Iterable[str], known: Iterable[str]) -> str:
+        """Return which of *kinds* this spec asks for; SpecError if none, several, or a key that nobody knows."""
+        kinds = list(kinds)
+        chosen = [key for key in self.keys() if key in kinds]
+        if not chosen:
+            raise SpecError(f"{self._spec!r}: no gateway type found; it needs one of {', '.join(sorted(kinds))}")
+        if len(chosen) > 1:
+            raise SpecError(f"{self._spec!r}: {' and '.join(map(repr, chosen))} are two types of gateway; give one")
+        allowed = {*kinds, *known, *COMMON_KEYS}
+        for key in self.keys():
+            if key not in allowed:
+                near = difflib.get_close_matches(key, allowed, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(allowed))}"
+                raise SpecError(f"{self._spec!r}: unknown key {key!r}; {hint}")
+        return chosen[0]
+
+    def _samefilesystem(self) -> bool:
+        return bool(self.popen and not self.chdir)
+
+    def __str__(self) -> str:
+        return self._spec
+
+    def __repr__(self) -> str:
+        return f"<XSpec {self._spec!r}>"
+
+    def __hash__(self) -> int:
+        return hash(self._spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, XSpec) and self._spec == other._spec

@@ -1,0 +1,66 @@
+"""Ways to reach a Python: how bytes get there and back.  See base.py for the seam."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import SpecError
+
+if TYPE_CHECKING:
+    from .._session import Session
+    from .base import Launch, Transport
+
+
+class Kind(Protocol):
+    """A kind of gateway, registered under the name of the spec key that asks for it (entry-point group
+    'execgw.transports').
+
+    keys   the further spec keys that it understands
+    start  starts a worker; *via* is the session of the gateway that the spec's via= names, if any
+    """
+
+    keys: tuple[str, ...]
+
+    def start(self, launch: Launch, via: Session | None) -> Transport: ...
+
+
+@functools.cache
+def _builtin() -> dict[str, Callable[[], Kind]]:
+    def process() -> Kind:
+        from .process import PopenKind
+
+        return PopenKind()
+
+    def memory() -> Kind:
+        from .memory import MemoryKind
+
+        return MemoryKind()
+
+    return {"popen": process, "memory": memory}
+
+
+@functools.cache
+def _plugins() -> dict[str, Callable[[], Kind]]:
+    return {entry.name: entry.load() for entry in entry_points(group="execgw.transports")}
+
+
+@functools.cache
+def kind(name: str) -> Kind:
+    """The kind of gateway that a spec key asks for."""
+    make = _builtin().get(name) or _plugins().get(name)
+    if make is None:
+        raise SpecError(f"no kind of gateway is called {name!r}; there are {', '.join(names())}")
+    return make()
+
+
+def names() -> list[str]:
+    """All kinds of gateway, the registered ones of third parties among them."""
+    return sorted({*_builtin(), *_plugins()})
+
+
+def builtin_names() -> list[str]:
+    """The kinds that come with execgw; looking at the others costs a walk over the installed packages."""
+    return sorted(_builtin())

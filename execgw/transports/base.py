@@ -1,0 +1,238 @@
+"""The seam between a session and the way its bytes go.
+
+A transport moves bytes and nothing else: it knows no frame, no channel and no gateway.  A kind of gateway is a file like
+process.py: a subclass of Transport, and a Kind that makes one from a spec.  Third parties register a Kind under the
+entry-point group `execgw.transports`; testing/transports/test_contract.py is the test that each must pass.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..spec import XSpec
+
+READ_SIZE = 64 * 1024  # more would come from mmap and cost page faults at every read
+MOST_PIECES = 512  # IOV_MAX is 1024 on Linux
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the far process ended, as far as the transport can know."""
+
+    exit_code: int | None = None
+    stderr: str = ""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a transport needs to know to start a worker."""
+
+    id: str
+    spec: XSpec
+    python: str | None = None
+    chdir: str | None = None
+    nice: int | None = None
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Transport:
+    """One connection to a worker that has been started.
+
+    trusted   it is our own child on this host: its values go to the unpickler at once
+    program   how it was started, for messages
+    applied   whether chdir, env and nice were applied before the interpreter started; else the worker does it
+    group     whether the worker leads a process group of its own
+    """
+
+    trusted = False
+    applied = False
+    group = False
+    program = ""
+    remoteaddress: str | None = None
+
+    def bootstrap(self) -> bytes:
+        """The bytes that turn what was started into a worker."""
+        return b""
+
+    # -- bytes; what peer/peer.py calls a link
+
+    def fileno(self) -> int | None:
+        """The descriptor to wait on, or None if data comes by itself (through feed)."""
+        raise NotImplementedError
+
+    def read(self) -> bytes | None:
+        """What is there: bytes, b'' at the end, None if nothing is.  Never blocks."""
+        raise NotImplementedError
+
+    def write(self, pieces: list[Any]) -> int:
+        """Write what the link takes now; return how many bytes.  A broken link takes everything."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until there is something to read (true) or wake() is called."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Get the thread that is in wait() out of it."""
+        raise NotImplementedError
+
+    def wait_writable(self, timeout: float | None) -> None:
+        """Wait until write() may take something."""
+        raise NotImplementedError
+
+    def want_write(self) -> None:
+        """Call on_writable() once write() takes something again."""
+        raise NotImplementedError
+
+    on_writable: Callable[[], None]
+
+    # -- the process behind it
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Call call() in the loop when the process ends, as far as this transport can see that."""
+
+    def ended(self) -> Ended | None:
+        """How the process ended; None while it runs."""
+        return Ended()
+
+    def kill(self, force: bool) -> None:
+        """End the process and all that it started: SIGTERM, or SIGKILL with *force*."""
+
+    def started(self) -> None:
+        """The worker has said hello: its stderr may be shown from now on."""
+
+    def last_words(self) -> str:
+        """What it has written to stderr lately."""
+        return ""
+
+    def close_link(self) -> None:
+        """No more bytes either way; stderr and the process's end are still heard of."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of everything; the process, if it still runs, is no longer ours to watch."""
+        self.close_link()
+
+
+_shared_sockets: set[socket.socket] = set()
+
+
+class _Waiting(threading.local):
+    """Each thread that waits has one wake-up socket and one poll object."""
+
+    def __init__(self) -> None:
+        self.end, self.wake = socket.socketpair()
+        self.end.setblocking(False)
+        self.wake.setblocking(False)
+        self.poller = select.poll()
+        self.poller.register(self.end, select.POLLIN)
+        self.fd = -1
+
+
+_waiting = _Waiting()
+
+
+class SocketTransport(Transport):
+    """A transport over one connected socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        _shared_sockets.add(sock)
+        self._leader_wake: socket.socket | None = None
+        self._fd = sock.fileno()
+        self._recv = sock.recv
+        self._send = sock.send
+
+    def fileno(self) -> int | None:
+        return self._fd if self._fd >= 0 else None
+
+    def read(self) -> bytes | None:
+        try:
+            return self._recv(READ_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def write(self, pieces: list[Any]) -> int:
+        try:
+            if len(pieces) == 1:
+                return self._send(pieces[0])
+            size = sum(map(len, pieces))
+            if size <= READ_SIZE // 4:
+                return self._send(b"".join(pieces))
+            return self.sock.sendmsg(pieces[:MOST_PIECES])
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return sum(map(len, pieces))
+
+    def wait(self, timeout: float | None) -> bool:
+        mine = _waiting
+        fd = self._fd
+        if fd < 0:
+            return True
+        if mine.fd != fd:
+            if mine.fd >= 0:
+                mine.poller.unregister(mine.fd)
+            mine.poller.register(fd, select.POLLIN)
+            mine.fd = fd
+        self._leader_wake = mine.wake
+        for ready, _ in mine.poller.poll(None if timeout is None else timeout * 1000 + 0.5):
+            if ready == fd:
+                return True
+            try:
+                mine.end.recv(4096)
+            except BlockingIOError:
+                pass
+        return False
+
+    def wake(self) -> None:
+        if self._leader_wake is not None:
+            try:
+                self._leader_wake.send(b"!")
+            except OSError:  # full: it will wake anyway; closed: its thread is gone
+                pass
+
+    def wait_writable(self, timeout: float | None) -> None:
+        if self._fd >= 0:
+            poller = select.poll()
+            poller.register(self._fd, select.POLLOUT)
+            poller.poll(None if timeout is None else timeout * 1000)
+
+    def want_write(self) -> None:
+        from .._loop import get_loop
+
+        if self._fd >= 0:
+            get_loop().when_writable(self._fd, self.on_writable)
+
+    def close_link(self) -> None:
+        from .._loop import get_loop
+
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            get_loop().forget(fd)
+            _shared_sockets.discard(self.sock)
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)  # a thread that waits on it wakes
+            except OSError:
+                pass
+            self.sock.close()
+
+
+def _close_in_child() -> None:
+    """A forked child must not hold the links of its parent open: the worker's end of file would never come."""
+    for sock in list(_shared_sockets):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,63 @@
+"""memory: a worker in a thread of this very process, for tests of code that uses gateways.
+
+Everything is real but the process: the same session, frames and worker, over a socket pair.  os.getpid(), os.chdir() and
+the imported modules are this process's own, and chdir, env and nice are refused for that reason.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from ..errors import SpecError
+from .base import Ended, Launch, SocketTransport, Transport
+
+if TYPE_CHECKING:
+    from .._session import Session
+
+
+class MemoryTransport(SocketTransport):
+    """A worker in a thread, at the other end of a socket pair."""
+
+    applied = True
+    trusted = True
+    program = "a thread of this process"
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        super().__init__(ours)
+        self._thread = threading.Thread(target=_serve, args=(theirs.detach(),), name="execgw-memory", daemon=True)
+        self._thread.start()
+
+    def ended(self) -> Ended | None:
+        """A thread has no exit code, and nobody waits for it: its link is all there is of it."""
+        return Ended()
+
+
+def _serve(fd: int) -> None:
+    # The one place where the near side imports the far side's modules: here both are the same process.
+    from ..worker.link import FdLink
+    from ..worker.serve import Server
+
+    link = FdLink(fd, fd)
+    try:
+        Server(link, owns_process=False).serve()
+    finally:
+        link.close()
+        os.close(fd)
+
+
+class MemoryKind:
+    """memory"""
+
+    keys = ()
+
+    def start(self, launch: Launch, via: Session | None) -> Transport:
+        for key in ("python", "chdir", "nice", "via"):
+            if getattr(launch.spec, key):
+                raise SpecError(f"{str(launch.spec)!r}: {key}= has no meaning inside this process; try popen")
+        if launch.env:
+            raise SpecError(f"{str(launch.spec)!r}: env: has no meaning inside this process; try popen")
+        return MemoryTransport()

@@ -1,0 +1,219 @@
+"""popen: a worker as a child process on this host, over a socket pair.
+
+chdir, env and nice are in force before the interpreter starts.  The child leads a process group of its own, which is
+killed to the last process when it ends.  Its stderr goes to ours, and the last lines are kept for error messages.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import _bundle
+from .._loop import get_loop
+from ..errors import PythonNotFound, StartError
+from .base import Ended, Launch, SocketTransport
+
+if TYPE_CHECKING:
+    from .._session import Session
+    from .base import Transport
+
+TAIL = 4096  # bytes of stderr that are kept
+WITHOUT_PIDFD = 0.02  # seconds between looks at a child, where the kernel has no pidfd
+
+
+class ProcessTransport(SocketTransport):
+    """A child process that runs *argv*, with one end of a socket pair as its stdin."""
+
+    applied = True
+    group = True
+
+    def __init__(self, launch: Launch, argv: list[str], boot: bytes, trusted: bool, cwd: str | None) -> None:
+        ours, theirs = socket.socketpair()
+        err, their_err = os.pipe()
+        self.trusted = trusted
+        self.program = shlex.join(argv[:-1]) + " ..."
+        self._boot = boot
+        self._tail = b""
+        self._showing = False
+        self._ended: Ended | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._pidfd = -1
+        try:
+            self.process = _spawn(launch, argv, theirs, their_err, cwd)
+        except BaseException:
+            ours.close()
+            os.close(err)
+            raise
+        finally:
+            theirs.close()
+            os.close(their_err)
+        super().__init__(ours)
+        os.set_blocking(err, False)
+        self._err = err
+        loop = get_loop()
+        loop.when_readable(err, self._read_stderr)
+        try:
+            self._pidfd = os.pidfd_open(self.process.pid)
+            loop.when_readable(self._pidfd, self._look)
+        except (AttributeError, OSError):
+            loop.later(WITHOUT_PIDFD, self._look)
+
+    def bootstrap(self) -> bytes:
+        return self._boot
+
+    # -- stderr
+
+    def _read_stderr(self) -> None:
+        """In the loop: keep the tail, and let another thread show it, for our own stderr may block."""
+        try:
+            data = os.read(self._err, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        loop = get_loop()
+        if not data:
+            self._close_stderr()
+            return
+        self._tail = (self._tail + data)[-TAIL:]
+        if self._showing:
+            err = self._err
+            loop.forget(err)
+
+            def show() -> None:
+                _show(data)
+                if self._err == err:
+                    loop.when_readable(err, self._read_stderr)
+
+            loop.callbacks.submit(show)
+
+    def started(self) -> None:
+        self._showing = True
+        if self._tail:
+            data = self._tail
+            get_loop().callbacks.submit(lambda: _show(data))
+
+    def _close_stderr(self) -> None:
+        err, self._err = self._err, -1
+        if err >= 0:
+            get_loop().forget(err)
+            os.close(err)
+
+    # -- the process
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        self._on_end = call
+        if self._ended is not None:
+            call()
+
+    def _look(self) -> None:
+        """In the loop: has the process ended?  If so, take its whole group along before its pid is free again."""
+        if self._ended is not None:
+            return
+        if self._pidfd < 0:
+            done = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if done is None:
+                get_loop().later(WITHOUT_PIDFD, self._look)
+                return
+        # The leader is a zombie still: its pid, and so the group's number, cannot belong to anybody else.
+        _signal_group(self.process.pid, signal.SIGKILL)
+        code = self.process.wait()
+        if self._pidfd >= 0:
+            get_loop().forget(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._err >= 0:
+            self._read_stderr()
+        self._ended = Ended(code, self._tail.decode("utf-8", "replace"))
+        if self._on_end is not None:
+            self._on_end()
+
+    def ended(self) -> Ended | None:
+        return self._ended
+
+    def kill(self, force: bool) -> None:
+        if self._ended is None:
+            _signal_group(self.process.pid, signal.SIGKILL if force else signal.SIGTERM)
+
+    def last_words(self) -> str:
+        return self._tail.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        super().close()
+        self._close_stderr()
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def _show(data: bytes) -> None:
+    """Write to our own stderr, as a child that had inherited it would."""
+    try:
+        while data:
+            data = data[os.write(2, data) :]
+    except OSError:
+        pass
+
+
+def _spawn(launch: Launch, argv: list[str], stdin: Any, stderr: int, cwd: str | None) -> subprocess.Popen[bytes]:
+    if launch.nice is not None:
+        nice = shutil.which("nice")
+        if nice is None:
+            raise StartError(f"gateway {launch.id!r}: nice={launch.nice}: there is no 'nice' command on this host")
+        argv = [nice, "-n", str(launch.nice), *argv]
+    if cwd is not None:
+        try:
+            os.makedirs(cwd, exist_ok=True)
+        except OSError as e:
+            raise StartError(f"gateway {launch.id!r}: chdir={cwd!r}: {e.strerror}") from e
+    env = {**os.environ, **launch.env} if launch.env else None
+    # A group of its own: Ctrl-C at a terminal reaches the near side alone, which decides what it means.
+    group: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+    try:
+        return subprocess.Popen(
+            argv, stdin=stdin, stdout=subprocess.DEVNULL, stderr=stderr, cwd=cwd, env=env, close_fds=True, **group
+        )
+    except FileNotFoundError as e:
+        raise PythonNotFound(
+            f"gateway {launch.id!r}: no program {argv[0]!r} (python={launch.python!r}); give a path, or: command -v {argv[0]}"
+        ) from e
+    except (OSError, ValueError) as e:
+        raise StartError(f"gateway {launch.id!r}: cannot start {argv[0]!r}: {e}") from e
+
+
+class PopenKind:
+    """popen, popen//python=python3.9, popen//python=sudo -u joe python3"""
+
+    keys = ()
+
+    def start(self, launch: Launch, via: Session | None) -> Transport:
+        words: list[str | None] = [None]
+        if launch.python is not None:
+            words = [*shlex.split(launch.python)]
+            if not words or str(words[0]).startswith("-"):
+                raise StartError(f"gateway {launch.id!r}: python={launch.python!r} names no interpreter")
+        if launch.spec.dont_write_bytecode:
+            words.append("-B")
+        if via is not None:
+            from .channel import RelayTransport
+
+            program, boot = _bundle.for_other(1)
+            return RelayTransport(launch, [*words, "-c", program], boot, via)
+        program, boot = _bundle.for_same() if words[0] is None else _bundle.for_other(0)
+        argv = [word or sys.executable for word in words]
+        return ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True, cwd=launch.chdir)

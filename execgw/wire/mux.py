@@ -1,0 +1,318 @@
+"""Channels over one stream of bytes: feed(bytes) -> events; header(...) -> bytes.  Sans-IO, as h11 is.
+
+All state has moved when feed() returns.  Two locks of the owner guard a Mux: the *reading* lock around feed(), take()
+and everything about incoming values, the *sending* lock around header() and everything outgoing.  Counters that both
+sides look at have one writer each and only grow (`allowed` by reading, `sent` by sending), so they need no third.
+
+Credit.  A frame of DATA costs its size + HEADER_SIZE.  The receiver has granted WINDOW bytes when a channel opens and
+grants more as values are taken, half a window at a time.  A sender may send a chunk while it has any credit left, so
+at most one chunk more than was granted is ever on its way.  Chunks of an unfinished value count as taken at once while
+no finished value waits before it (else a value larger than the window could never arrive).
+"""
+from __future__ import absolute_import
+
+try:  # the collections package would cost a worker's start a millisecond
+    from _collections import deque
+except ImportError:
+    from collections import deque
+
+from . import frames as f
+from .errors import LocalProtocolError, RemoteProtocolError
+from .frames import HEADER, HEADER_SIZE, FrameReader
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any, Deque, Dict, List, Optional, Set, Tuple  # noqa: F401
+
+WINDOW = 1 << 20
+MOST_CHANNELS = 1 << 16  # open at a time, as far as the other side opened them
+LAST_CHANNEL = (1 << 32) - 1
+_MASK = 0xFFFFFFFF
+
+# events: (PORT, port) its items, credit or end changed; (TASK, port, form, data) an EXEC; (HEARD, kind, payload) for
+# HELLO, ASK, TELL, BYE; (REFUSED, port, why) the peer sent on it what it must not: close it
+PORT, TASK, HEARD, REFUSED = "port", "task", "heard", "refused"
+
+
+class Port(object):
+    """One channel, as one side sees it."""
+
+    __slots__ = (
+        "number", "sent", "allowed", "busy", "send_closed",
+        "items", "partial", "partial_size", "pending", "received", "consumed", "granted", "window",
+        "ended", "error", "closed", "claimed", "waiters", "notify", "blocked",
+    )  # fmt: skip
+
+    def __init__(self, number):
+        # type: (int) -> None
+        self.number = number
+        # sending
+        self.sent = 0  # bytes charged so far
+        self.allowed = WINDOW  # bytes that the other side allows in all; written by the reading side
+        self.busy = False  # a value of several chunks is on its way out
+        self.send_closed = False  # nothing more may be sent: END or CLOSE, by whichever side
+        # receiving
+        self.items = deque()  # type: Deque[Tuple[int, Any, int]]  # (form, data, cost)
+        self.partial = None  # type: Any  # pieces of an unfinished value
+        self.partial_size = 0
+        self.pending = 0  # cost of its chunks that is not yet counted as consumed
+        self.received = 0  # bytes charged so far
+        self.consumed = 0
+        self.granted = WINDOW  # allowed to the other side in all
+        self.window = WINDOW
+        self.ended = False  # the other side will send no more
+        self.error = None  # type: Any  # why: bytes of a CLOSE, or an exception; raised once
+        self.closed = False  # by either side, both ways
+        # the owner's
+        self.claimed = False  # a channel object stands for it
+        self.waiters = []  # type: List[Any]
+        self.notify = None  # type: Any  # called with the port, under the reading lock, when it changed
+        self.blocked = 0  # threads that wait in send
+
+    @property
+    def credit(self):
+        # type: () -> int
+        return self.allowed - self.sent
+
+    def __repr__(self):
+        # type: () -> str
+        return "<Port %d sent %d of %d, %d queued%s>" % (
+            self.number, self.sent, self.allowed, len(self.items), " ended" if self.ended else "",
+        )  # fmt: skip
+
+
+class Mux(object):
+    """The channels of one session, as one side sees them.  *first* is the number of this side's first channel."""
+
+    def __init__(self, first, max_value=None, max_held=None):
+        # type: (int, Optional[int], Optional[int]) -> None
+        self.reader = FrameReader()
+        self.ports = {}  # type: Dict[int, Port]
+        self.max_value = max_value  # bytes of one value; None: as the memory allows
+        self.max_held = max_held  # bytes of all values that wait here
+        self.held = 0
+        self.dropped = 0  # frames for channels that are no more
+        self._next = first
+        self._newest_theirs = (3 - first) - 2  # the newest channel number that the other side used
+        self._skipped = set()  # type: Set[int]  # below it, but not yet seen
+        self.seq = 0  # of the last frame sent
+        self.received_seq = 0
+        self.acked = 0  # the last of our frames that the other side has
+
+    # -- channels
+
+    def open(self):
+        # type: () -> Port
+        """A new channel of this side's own; the other side learns of it by its first frame."""
+        number = self._next
+        if number > LAST_CHANNEL:
+            raise LocalProtocolError("all %d channel numbers of this session are used up" % (LAST_CHANNEL // 2))
+        self._next = number + 2
+        self.ports[number] = port = Port(number)
+        return port
+
+    def claim(self, number):
+        # type: (int) -> Port
+        """The port for a channel number that came in a value; a closed one if it is no more."""
+        port = self.ports.get(number)
+        if port is None:
+            port = self._their_new(number) if self._is_theirs(number) else None
+        if port is None:
+            port = Port(number)
+            port.ended = port.closed = port.send_closed = True
+        port.claimed = True
+        if port.closed:
+            self.ports.pop(number, None)
+        return port
+
+    def drop(self, port):
+        # type: (Port) -> None
+        """This side is done with a channel: what still comes for it is dropped."""
+        port.closed = port.send_closed = port.ended = True
+        self.ports.pop(port.number, None)
+
+    def _is_theirs(self, number):
+        # type: (int) -> bool
+        return (number - self._newest_theirs) % 2 == 0
+
+    def _their_new(self, number):
+        # type: (int) -> Optional[Port]
+        """A port for a number of the other side's that was never seen before, else None."""
+        newest = self._newest_theirs
+        if number > newest:
+            if (number - newest) // 2 + len(self._skipped) > MOST_CHANNELS:
+                raise RemoteProtocolError("channel %d is too far from the newest, %d" % (number, newest))
+            self._skipped.update(range(newest + 2, number, 2))
+            self._newest_theirs = number
+        elif number in self._skipped:
+            self._skipped.discard(number)
+        else:
+            return None
+        if len(self.ports) > MOST_CHANNELS:
+            raise RemoteProtocolError("more than %d channels are open" % MOST_CHANNELS)
+        self.ports[number] = port = Port(number)
+        return port
+
+    # -- outgoing
+
+    def header(self, kind, flags, form, channel, size):
+        # type: (int, int, int, int, int) -> bytes
+        """The header of the next frame; its payload of *size* bytes must follow."""
+        self.seq = seq = (self.seq + 1) & _MASK
+        return HEADER.pack(kind, flags, form, channel, seq, self.received_seq, size)
+
+    def hello(self, payload):
+        # type: (bytes) -> bytes
+        """HELLO is outside of the sequence: a resumed session says it again."""
+        return HEADER.pack(f.HELLO, 0, 0, 0, 0, self.received_seq, len(payload)) + payload
+
+    # -- incoming
+
+    def feed(self, data):
+        # type: (bytes) -> List[Tuple[Any, ...]]
+        """Take bytes as they came; return what they mean.  Raises RemoteProtocolError: the session is then over."""
+        events = []  # type: List[Tuple[Any, ...]]
+        ports = self.ports
+        touched = None
+        for kind, flags, form, number, seq, ack, payload in self.reader.feed(data):
+            if kind == f.HELLO:
+                events.append((HEARD, kind, _join(payload)))
+                continue
+            if seq != self.received_seq + 1:
+                if kind == f.ACK or not self._in_sequence(seq):
+                    self.acked = ack
+                    continue
+            self.received_seq = seq
+            self.acked = ack
+            if kind == f.DATA or kind == f.EXEC:
+                port = ports.get(number)
+                if port is None:
+                    port = self._their_new(number) if number and self._is_theirs(number) else None
+                    if port is None:
+                        self.dropped += 1
+                        continue
+                if port.ended:
+                    self.dropped += 1
+                    continue
+                cost = HEADER_SIZE + (
+                    len(payload) if type(payload) is not list else sum([len(part) for part in payload])
+                )
+                port.received += cost
+                if port.received > port.granted + f.MAX_FRAME:
+                    raise RemoteProtocolError("channel %d got %d bytes more than it has credit for" % (
+                        number, port.received - port.granted))  # fmt: skip
+                self.held += cost
+                if self.max_held is not None and self.held > self.max_held:
+                    raise RemoteProtocolError("more than %d bytes wait here unread" % self.max_held)
+                if kind == f.DATA and not flags and port.partial is None:
+                    port.items.append((form, payload, cost))
+                    if port is not touched:
+                        events.append((PORT, port))
+                        touched = port
+                else:
+                    event = self._chunk(port, kind, flags, form, payload, cost)
+                    if event is not None:
+                        events.append(event)
+                        touched = None
+            else:
+                touched = None
+                event = self._control(kind, number, _join(payload))
+                if event is not None:
+                    events.append(event)
+        return events
+
+    def _in_sequence(self, seq):
+        # type: (int) -> bool
+        """Whether an unexpected number is new (after 2**32 - 1 comes 0); a repeated one is not."""
+        ahead = (seq - self.received_seq) & _MASK
+        if ahead == 1:
+            return True
+        if ahead == 0 or ahead > _MASK // 2:
+            return False
+        raise RemoteProtocolError("frame %d came after frame %d" % (seq, self.received_seq))
+
+    def _chunk(self, port, kind, flags, form, payload, cost):
+        # type: (Port, int, int, int, Any, int) -> Optional[Tuple[Any, ...]]
+        """A piece of a large value, or an EXEC."""
+        if flags & f.ABORT:
+            self._count_pending(port)
+            self.held -= cost
+            port.consumed += cost
+            port.partial = None
+            return PORT, port
+        if port.partial is None:
+            port.partial = []
+            port.partial_size = 0
+        if type(payload) is list:
+            port.partial.extend(payload)
+        else:
+            port.partial.append(payload)
+        port.partial_size += cost - HEADER_SIZE
+        port.pending += cost
+        if self.max_value is not None and port.partial_size > self.max_value:
+            return REFUSED, port, "a value of more than %d bytes" % self.max_value
+        if flags & f.MORE:
+            if port.items:
+                return None
+            self._count_pending(port)
+            return PORT, port
+        data, port.partial = port.partial, None
+        if kind == f.EXEC:
+            self._count_pending(port)
+            return TASK, port, form, data
+        port.items.append((form, data, port.pending))
+        port.pending = 0
+        return PORT, port
+
+    def _count_pending(self, port):
+        # type: (Port) -> None
+        """Chunks that nothing waits before are as good as taken."""
+        self.held -= port.pending
+        port.consumed += port.pending
+        port.pending = 0
+
+    def _control(self, kind, number, payload):
+        # type: (int, int, bytes) -> Optional[Tuple[Any, ...]]
+        if kind in (f.ASK, f.TELL, f.BYE):
+            return HEARD, kind, payload
+        if kind == f.ACK:
+            return None
+        port = self.ports.get(number)
+        if port is None and kind != f.CREDIT and number and self._is_theirs(number):
+            port = self._their_new(number)
+        if port is None:
+            self.dropped += 1
+            return None
+        if kind == f.CREDIT:
+            port.allowed += f.unpack_credit(payload)
+            return PORT, port
+        port.ended = True
+        if kind == f.CLOSE:
+            port.closed = port.send_closed = True
+            port.error = payload or None
+            if port.claimed:
+                del self.ports[number]
+        return PORT, port
+
+    def take(self, port):
+        # type: (Port) -> Tuple[int, Any]
+        """The oldest value of a port that has one: (form, data)."""
+        form, data, cost = port.items.popleft()
+        self.held -= cost
+        port.consumed += cost
+        if port.pending and not port.items:
+            self._count_pending(port)
+        return form, data
+
+    def grant(self, port):
+        # type: (Port) -> int
+        """Bytes of credit to give now: none until they make half a window."""
+        more = port.consumed + port.window - port.granted
+        if more < WINDOW // 2 or port.ended:
+            return 0
+        port.granted += more
+        return more
+
+
+def _join(payload):
+    # type: (Any) -> bytes
+    return b"".join(payload) if type(payload) is list else payload

@@ -1,0 +1,60 @@
+"""Why a value cannot travel: the path to the bad item and the reason, for the message of a DumpError."""
+from __future__ import absolute_import
+
+from .codec import CONTAINERS, HAS_OVERRIDE, PLAIN, _text
+from .errors import DumpError
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any, List, Optional, Tuple  # noqa: F401
+
+
+def refusal(codec, value):
+    # type: (Any, Any) -> Optional[str]
+    """Find the first item that cannot travel: its path and the reason, or None if all can."""
+    todo = [(value, "value", ())]  # type: List[Tuple[Any, str, Tuple[int, ...]]]
+    while todo:
+        item, path, above = todo.pop()
+        kind = type(item)
+        if kind in PLAIN:
+            continue
+        if kind not in CONTAINERS:
+            reason = _why_not(codec, item)
+            if reason is None:
+                continue
+            return "%s: %s" % (path, reason)
+        if id(item) in above:
+            return "%s: a %s that contains itself" % (path, kind.__name__)
+        if len(above) > 300:
+            return "%s...: nested deeper than 300" % path[:60]
+        inside = above + (id(item),)
+        if kind is dict:
+            for key in item:
+                todo.append((key, "%s key %.80r" % (path, key), inside))
+                todo.append((item[key], "%s[%.80r]" % (path, key), inside))
+        elif kind in (list, tuple):
+            todo.extend([(sub, "%s[%d]" % (path, i), inside) for i, sub in enumerate(item)])
+        else:
+            todo.extend([(sub, "%s item %.80r" % (path, sub), inside) for sub in item])
+    return None
+
+
+def _why_not(codec, item):
+    # type: (Any, Any) -> Optional[str]
+    """Why this object, which is no plain value, cannot travel; None if it can."""
+    kind = type(item)
+    if codec.channel_type and isinstance(item, codec.channel_type):
+        try:
+            codec.number_of(item)
+        except DumpError as e:
+            return str(e)
+        return None
+    if HAS_OVERRIDE:
+        from .buffers import take_apart
+
+        if take_apart(item) is not None:
+            return None
+    for plain in (bool, int, float, complex, bytes, bytearray, _text, list, tuple, dict, set, frozenset):
+        if isinstance(item, plain):
+            name = plain.__name__
+            return "cannot send %r, a subclass of %s; send %s(it)" % (kind, name, name)
+    return "cannot send %r" % (kind,)

@@ -1,0 +1,223 @@
+"""Is this pickle a plain tree of data?  The check that untrusted bytes pass before the C unpickler sees them.
+
+The scan walks the opcodes once, with a shadow stack that holds one small number for each object: twice its depth, plus
+one if an attacker can choose its hash.  It refuses what the value format never contains: memo opcodes, DUP, globals
+other than ours, BUILD, extensions, persistent ids; lying lengths; values deeper than MAX_DEPTH; bytes after the end.
+
+Memory: an accepted value of n bytes needs at most MEMORY_FACTOR * n + MEMORY_FLOOR bytes once it is loaded.
+Time: linear.  A container with many keys whose hashes can be chosen (wide ints, floats, tuples) is told to the caller,
+who then loads it with a loader that counts collisions (see codec.py).
+"""
+from __future__ import absolute_import
+
+from .errors import LoadError
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Dict, FrozenSet, List, Tuple  # noqa: F401
+
+MAX_DEPTH = 400
+MEMORY_FACTOR = 80
+MEMORY_FLOOR = 1 << 20
+RISKY_KEYS = 1000
+
+# opcode -> bytes of argument, for those that push one atom of fixed size.
+# None, True, False, int8, uint16, int32.
+_ATOMS = {0x4E: 0, 0x88: 0, 0x89: 0, 0x4B: 1, 0x4D: 2, 0x4A: 4}
+# opcode -> bytes that hold the length of what follows: LONG1, LONG4 (wide ints: an attacker chooses their hash);
+# 8-bit strings of Python 2, bytes, text, bytearray.
+_COUNTED = {0x8A: 1, 0x8B: 4, 0x55: 1, 0x54: 4, 0x43: 1, 0x42: 4, 0x8E: 8, 0x8C: 1, 0x58: 4, 0x8D: 8, 0x96: 8}
+_WIDE_INTS = (0x8A, 0x8B)
+# opcode -> rough bytes of the empty container that it pushes (measured on 64-bit CPython): list, dict, set
+_EMPTY = {0x5D: 56, 0x7D: 64, 0x8F: 216}
+_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
+_NO_ARGUMENT_TEXT = {0x8C: "text", 0x58: "text"}
+
+
+def _little(data, start, size):
+    # type: (bytes, int, int) -> int
+    number = 0
+    for byte in bytearray(data[start : start + size][::-1]):
+        number = number << 8 | byte
+    return number
+
+
+class _Scan(object):
+    """The state of one walk; see the file's head for what its numbers mean."""
+
+    def __init__(self, data, allowed):
+        # type: (bytes, FrozenSet[Tuple[bytes, bytes]]) -> None
+        self.data = data
+        self.allowed = allowed
+        self.stack = []  # type: List[int]
+        self.marks = []  # type: List[int]
+        self.memory = 0
+        self.risky = 0
+        self.texts = {}  # type: Dict[int, bytes]
+
+    def since_mark(self, at):
+        # type: (int) -> List[int]
+        if not self.marks:
+            raise LoadError("at byte %d: no MARK for this opcode" % at)
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def push_container(self, items, hashable, at):
+        # type: (List[int], int, int) -> None
+        depth = max(items) // 2 + 1 if items else 1
+        if depth > MAX_DEPTH:
+            raise LoadError("at byte %d: nested deeper than %d" % (at, MAX_DEPTH))
+        self.stack.append(depth * 2 + hashable)
+        self.memory += 56 + 8 * len(items)
+
+    def grow_top(self, items, keys, per_item, at):
+        # type: (List[int], List[int], int, int) -> None
+        """Put items into the list, dict or set that is now on top."""
+        if not self.stack or (self.marks and self.marks[-1] == len(self.stack)):
+            raise LoadError("at byte %d: nothing to put items into" % at)
+        depth = max(items) // 2 + 1 if items else 1
+        if depth > MAX_DEPTH:
+            raise LoadError("at byte %d: nested deeper than %d" % (at, MAX_DEPTH))
+        self.stack[-1] = max(self.stack[-1], depth * 2)
+        self.risky += sum([key & 1 for key in keys])
+        self.memory += per_item * len(items)
+
+    def container(self, op, at):
+        # type: (int, int) -> None
+        """One opcode that takes items from the stack."""
+        stack = self.stack
+        if op in _TUPLES:
+            count = _TUPLES[op]
+            if len(stack) - (self.marks[-1] if self.marks else 0) < count:
+                raise LoadError("at byte %d: too few items for a tuple" % at)
+            items = stack[-count:]
+            del stack[-count:]
+            self.push_container(items, 1, at)
+        elif op == 0x74:  # TUPLE
+            self.push_container(self.since_mark(at), 1, at)
+        elif op == 0x65:  # APPENDS
+            self.grow_top(self.since_mark(at), [], 9, at)
+        elif op == 0x61:  # APPEND
+            self.grow_top(self.pop(1, at), [], 9, at)
+        elif op == 0x75:  # SETITEMS
+            items = self.since_mark(at)
+            self.grow_top(items, items[::2], 60, at)
+        elif op == 0x73:  # SETITEM
+            items = self.pop(2, at)
+            self.grow_top(items, items[::2], 60, at)
+        elif op == 0x90:  # ADDITEMS
+            items = self.since_mark(at)
+            self.grow_top(items, items, 80, at)
+        elif op == 0x91:  # FROZENSET
+            items = self.since_mark(at)
+            self.risky += sum([key & 1 for key in items])
+            self.memory += 216 + 80 * len(items)
+            self.push_container(items, 1, at)
+        elif op == 0x52:  # REDUCE: what is called can only be one of ours, for nothing else was let in
+            items = self.pop(2, at)
+            self.push_container(items, 1, at)
+            self.memory += 216
+        else:
+            raise LoadError("at byte %d: opcode 0x%02x is not part of the value format" % (at, op))
+
+    def pop(self, count, at):
+        # type: (int, int) -> List[int]
+        if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:
+            raise LoadError("at byte %d: too few items for this opcode" % at)
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def named_global(self, op, at):
+        # type: (int, int) -> int
+        """GLOBAL with its two lines, or STACK_GLOBAL after two texts; the name must be one of ours."""
+        if op == 0x63:
+            first = self.data.find(b"\n", at)
+            second = self.data.find(b"\n", first + 1)
+            if first < 0 or second < 0:
+                raise LoadError("at byte %d: a name without an end" % at)
+            name = self.data[at + 1 : first], self.data[first + 1 : second]
+            end = second + 1
+        else:
+            self.pop(2, at)
+            name = self.texts.get(2, b""), self.texts.get(1, b"")
+            end = at + 1
+        if name not in self.allowed:
+            raise LoadError("at byte %d: %r is not a type that may travel" % (at, b".".join(name)[:80]))
+        self.stack.append(0)
+        return end
+
+    def run(self):
+        # type: () -> bool
+        data = bytearray(self.data)
+        size = len(data)
+        stack, push = self.stack, self.stack.append
+        limit = MEMORY_FACTOR * size + MEMORY_FLOOR
+        if data[:1] != b"\x80" or size < 3 or data[1] > 5:
+            raise LoadError("no value starts with %r" % bytes(data[:2]))
+        at = 2
+        while at < size:
+            op = data[at]
+            if op in _ATOMS:
+                push(0)
+                at += 1 + _ATOMS[op]
+            elif op in _COUNTED:
+                width = _COUNTED[op]
+                start = at + 1 + width
+                length = data[at + 1] if width == 1 else _little(self.data, at + 1, width)
+                end = start + length
+                if end > size:
+                    raise LoadError("at byte %d: %d bytes are announced, %d are left" % (at, length, size - start))
+                if op in _NO_ARGUMENT_TEXT:
+                    self.texts[2] = self.texts.get(1, b"")
+                    self.texts[1] = self.data[start:end] if length < 64 else b""
+                push(1 if op in _WIDE_INTS else 0)
+                self.memory += 40 if length < 64 else 64 + 4 * length
+                at = end
+            elif op == 0x28:  # MARK
+                self.marks.append(len(stack))
+                if len(self.marks) > MAX_DEPTH:
+                    raise LoadError("at byte %d: nested deeper than %d" % (at, MAX_DEPTH))
+                at += 1
+            elif op in _EMPTY:
+                self.memory += _EMPTY[op]
+                push(2)
+                at += 1
+            elif op == 0x29:  # EMPTY_TUPLE
+                push(2)
+                at += 1
+            elif op == 0x47:  # BINFLOAT
+                push(1)
+                at += 9
+            elif op == 0x95:  # FRAME: only a promise about lengths, and it must hold
+                if at + 9 + _little(self.data, at + 1, 8) > size:
+                    raise LoadError("at byte %d: a frame longer than the value" % at)
+                at += 9
+            elif op in (0x63, 0x93):
+                at = self.named_global(op, at)
+            elif op == 0x2E:  # STOP
+                break
+            else:
+                self.container(op, at)
+                if self.memory > limit:
+                    raise LoadError(
+                        "%d bytes would need more than %d bytes of memory (limit: %d x size + %d)"
+                        % (size, self.memory, MEMORY_FACTOR, MEMORY_FLOOR)
+                    )
+                at += 1
+        if at != size - 1 or len(stack) != 1 or self.marks:
+            raise LoadError("the value is truncated or has bytes after its end (%d of %d read)" % (at, size))
+        if self.memory > limit:
+            raise LoadError("%d bytes would need more than %d bytes of memory" % (size, self.memory))
+        return self.risky > RISKY_KEYS
+
+
+def scan(data, allowed):
+    # type: (bytes, FrozenSet[Tuple[bytes, bytes]]) -> bool
+    """Raise LoadError unless *data* is a tree of plain values in pickle format (protocol 2 to 5).
+
+    *allowed* holds the (module, name) pairs that may be called.  Returns True if the value has so many keys of
+    choosable hash that loading it must watch for collisions.
+    """
+    return _Scan(data, allowed).run()

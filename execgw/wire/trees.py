@@ -1,0 +1,166 @@
+"""Trees of values <-> pickle bytes: the pickler in C, told what it may write and what it may call.
+
+Imported when the first such value travels: the pickle module takes a worker milliseconds.
+"""
+from __future__ import absolute_import
+
+import sys
+from _codecs import encode as _codecs_encode
+from io import BytesIO
+
+from .codec import ALLOWED, CONTAINERS, HAS_OVERRIDE, PLAIN, PY2, _buffer, _channel, _complex
+from .errors import LoadError
+
+if PY2:
+    import cPickle as _pickle
+
+    if sys.platform.startswith("java"):  # Jython's cPickle writes a memo even in fast mode
+        import pickle as _pickle
+else:
+    try:
+        import _pickle  # type: ignore[import-not-found,no-redef]
+    except ImportError:  # PyPy: its pickle module is the fast one
+        import pickle as _pickle  # type: ignore[no-redef]
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any, List, Tuple  # noqa: F401
+
+# The pickler in Python, unlike the one in C, asks reducer_override about plain types too.
+PURE = not PY2 and _pickle.__name__ != "_pickle"
+
+
+class Refused(Exception):
+    """Raised inside a pickler: this object is not for the wire."""
+
+
+class _Sink(object):
+    """What a pickler writes to: each write is one piece; bytes of 64 KiB and more come uncopied (C pickler)."""
+
+    __slots__ = ("parts", "write")
+
+    def __init__(self):
+        # type: () -> None
+        self.parts = []  # type: List[Any]
+        self.write = self.parts.append
+
+    def take(self):
+        # type: () -> Any
+        """The bytes written so far, as one piece or a list of pieces."""
+        parts = self.parts[:]
+        del self.parts[:]
+        return parts[0] if len(parts) == 1 else parts
+
+
+if HAS_OVERRIDE:
+    _OURS = (_channel, _complex, _buffer)
+    # Protocols below 5 write these plain types by calling their class, which then comes by here as an object.
+    _CLASSES = (set, frozenset, bytearray, bytes, _codecs_encode)
+
+    class Encoder(_pickle.Pickler):  # type: ignore[misc,name-defined]
+        """Writes one tree after the other; asks _reduce about everything that is not exactly a plain type."""
+
+        def __init__(self, codec):
+            # type: (Any) -> None
+            self.sink = _Sink()
+            _pickle.Pickler.__init__(self, self.sink, codec.protocol)
+            self.fast = True
+            self.codec = codec
+            self.buffers = []  # type: List[Any]
+
+        def reducer_override(self, item):
+            # type: (Any) -> Any
+            codec = self.codec
+            kind = type(item)
+            if PURE and kind is not complex and (kind in PLAIN or kind in CONTAINERS):
+                return NotImplemented
+            if kind is complex:
+                return _complex, (item.real, item.imag)
+            if isinstance(item, codec.channel_type):
+                return _channel, (codec.number_of(item),)
+            for known in _OURS:
+                if item is known:
+                    return NotImplemented
+            from .buffers import take_apart  # shipped when asked for, like scan
+
+            taken = take_apart(item)
+            if taken is not None:
+                self.buffers.append(taken[2])
+                return _buffer, (len(self.buffers) - 1, taken[0], taken[1])
+            if codec.protocol < 5:
+                for known in _CLASSES:
+                    if item is known:
+                        return NotImplemented
+            raise Refused
+
+        def encode(self, value):
+            # type: (Any) -> Tuple[Any, List[Any]]
+            self.dump(value)
+            buffers, self.buffers = self.buffers, []
+            return self.sink.take(), buffers
+
+else:
+
+    class Encoder(object):  # type: ignore[no-redef]
+        """For interpreters before 3.8: pickles first, then scans what came out for what must not travel."""
+
+        def __init__(self, codec):
+            # type: (Any) -> None
+            self.codec = codec
+
+        def encode(self, value):
+            # type: (Any) -> Tuple[Any, List[Any]]
+            sink = BytesIO()
+            pickler = _pickle.Pickler(sink, self.codec.protocol)
+            pickler.fast = True
+            pickler.dump(value)
+            data = sink.getvalue()
+            if PY2 or b"\x93" in data:
+                from .scan import scan
+
+                try:
+                    scan(data, ALLOWED)
+                except LoadError:
+                    raise Refused
+                from .refusal import refusal
+
+                if refusal(self.codec, value):  # a class, or a channel of another session
+                    raise Refused
+            return data, []
+
+
+if not PY2:
+
+    class Decoder(_pickle.Unpickler):  # type: ignore[misc,name-defined]
+        """Knows the names of _GLOBALS and no others."""
+
+        codec = None  # type: Any
+        buffers = ()  # type: Any
+
+        def find_class(self, module, name):
+            # type: (str, str) -> Any
+            return self.codec.find(module, name, self.buffers)
+
+
+def load(codec, data, buffers):
+    # type: (Any, bytes, Any) -> Any
+    """The value of pickle bytes; on the untrusted level only after scan() has let them pass."""
+    if not codec.trusted:
+        from .scan import scan
+
+        if scan(data, ALLOWED):
+            from .careful import careful_load
+
+            return careful_load(data, lambda module, name: codec.find(module, name, buffers))
+    stream = BytesIO(data)
+    if PY2:
+        loader = _pickle.Unpickler(stream)
+        name = "find_global" if _pickle.__name__ == "cPickle" else "find_class"
+        setattr(loader, name, lambda module, name: codec.find(module, name, buffers))
+    else:
+        loader = Decoder(stream, encoding="latin-1" if codec.py2str_as_py3str else "bytes")
+        loader.codec = codec
+        loader.buffers = buffers
+    value = loader.load()
+    if stream.read(1):
+        raise LoadError("bytes after the end of the value")
+    return value

@@ -1,0 +1,90 @@
+"""The first file that runs in a worker: makes the shipped modules importable, as package _execgw, and starts to serve.
+
+The near side runs this text in a scratch namespace and calls boot(modules, files): {name: source text or marshalled
+code, or '' for what is to be asked for when it is imported} and {name: file name}.  Nothing is unpacked before that.
+"""
+
+import sys
+
+
+def _execute(code, namespace):
+    # Alone in its function: Python 2 refuses exec beside a closure.
+    exec(code, namespace)
+
+
+class Shipped(object):
+    """Finder and loader of the shipped modules, for Python 2 and 3."""
+
+    def __init__(self, modules, files):
+        self.modules = modules
+        self.files = files
+        self.fetch = None
+
+    def add(self, name):
+        """Import one module, or create one of the packages."""
+        make = type(sys) if not sys.platform.startswith("java") else __import__("types").ModuleType
+        module = make(name)
+        module.__loader__ = self
+        module.__package__ = name if name not in self.modules else name.rpartition(".")[0]
+        if name not in self.modules:
+            module.__path__ = []
+        sys.modules[name] = module
+        if name in self.modules:
+            try:
+                self.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+        return module
+
+    def exec_module(self, module):
+        module.__file__ = self.files[module.__name__]
+        code = self.modules[module.__name__]
+        if not code:
+            code = self.modules[module.__name__] = self.fetch(module.__name__)
+        if code[:1] == b"\xe3" or code[:1] == b"c":  # marshal's mark of a code object
+            import marshal
+
+            code = marshal.loads(code)
+        else:
+            code = compile(code, self.files[module.__name__], "exec", 0, True)
+        _execute(code, module.__dict__)
+
+    # Python 3
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.modules:
+            return None
+        from _frozen_importlib import ModuleSpec
+
+        return ModuleSpec(name, self, origin=self.files[name])
+
+    def create_module(self, spec):
+        return None
+
+    # Python 2
+    def find_module(self, name, path=None):
+        return self if name in self.modules else None
+
+    def load_module(self, name):
+        return sys.modules.get(name) or self.add(name)
+
+    def get_source(self, name):
+        """For tracebacks (linecache)."""
+        source = self.modules.get(name)
+        if isinstance(source, bytes) and source[:1] in (b"\xe3", b"c"):
+            return None
+        return source if isinstance(source, str) else source.decode("utf-8")
+
+
+def boot(modules, files, readable, writable):
+    """Serve on two file descriptors, or two files on Jython, until the near side goes."""
+    shipped = Shipped(modules, files)
+    sys.meta_path.append(shipped)
+    for package in ("_execgw", "_execgw.wire", "_execgw.peer", "_execgw.worker"):
+        shipped.add(package)
+    from _execgw.worker.serve import main
+
+    main(shipped, readable, writable)

@@ -1,0 +1,141 @@
+"""Runs one task: compiles the source that came, calls what it names, and ends its channel with how it went."""
+from __future__ import absolute_import
+
+import os
+import sys
+
+from ..peer.channel import Channel
+from ..peer.faults import pack_error
+from ..wire import codec as values
+from ..wire.errors import ChannelClosed, GatewayClosed
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any, Dict, Optional, Tuple  # noqa: F401
+
+    from ..wire.mux import Port  # noqa: F401
+
+DEADLOCK_TEXT = "concurrent remote_exec would cause deadlock for main_thread_only execmodel"
+MOST_COMPILED = 64
+OWN_FILES = os.path.dirname(__file__)
+
+_compiled = {}  # type: Dict[Tuple[str, str], Any]
+_sources = {}  # type: Dict[str, str]  # file name -> text, for tracebacks
+
+
+def _execute(code, namespace):
+    # type: (Any, Dict[str, Any]) -> None
+    # Alone in its function: Python 2 refuses exec beside a closure.
+    exec(code, namespace)
+
+
+def _code_of(source, filename):
+    # type: (str, str) -> Any
+    """Compile, remembering the last few: the same code is often run again."""
+    key = source, filename
+    code = _compiled.get(key)
+    if code is None:
+        _sources[filename] = source
+        text = source.encode("utf-8") if str is bytes and not isinstance(source, str) else source
+        if str is bytes and not text.startswith(b"\xef\xbb\xbf"):
+            text = b"\xef\xbb\xbf" + text  # so Python 2 takes it for UTF-8
+        code = compile(text, filename, "exec", 0, True)
+        if len(_compiled) >= MOST_COMPILED:
+            _compiled.clear()
+        _compiled[key] = code
+    return code
+
+
+def _named(module, path):
+    # type: (str, str) -> Any
+    __import__(module)
+    found = sys.modules[module]
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _show_sources():
+    # type: () -> None
+    """Let tracebacks show the lines of what was sent; files of that name here may be others, or none."""
+    import linecache
+
+    for filename, source in list(_sources.items()):
+        linecache.cache[filename] = len(source), None, source.splitlines(True), filename
+
+
+class Task(object):
+    """One EXEC: a port, and the value that says what to run.
+
+    The value is text (a source), or (what, source, filename, name, args, kwargs) where `what` is
+    'source'    run it;  'function'  and call name(channel, **kwargs)
+    'call'      and send name(*args, **kwargs);  'named'  send module.name(*args, **kwargs), where source is the module
+    """
+
+    def __init__(self, gateway, port, form, data):
+        # type: (Any, Port, int, Any) -> None
+        self.gateway = gateway
+        self.port = port
+        self.form = form
+        self.data = data
+
+    def run(self):
+        # type: () -> None
+        """Run it in this thread; whatever it raises goes to the other side."""
+        peer = self.gateway._peer
+        with peer.lock:
+            channel = self.gateway._channel_of(self.port)
+        channel._executing = True
+        error = b""
+        try:
+            self._run(channel, peer.codec)
+        except (ChannelClosed, GatewayClosed):
+            # The other side ended the channel while the code used it: that is how servers on channels end.
+            if not self.port.ended:
+                error = self._error(peer.codec)
+        except BaseException:
+            error = self._error(peer.codec)
+        channel._executing = False
+        peer.close(self.port, error)
+
+    def refuse(self, why):
+        # type: (str) -> None
+        """End it without running it."""
+        self.gateway._peer.close(self.port, pack_error(self.gateway._peer.codec, why))
+
+    def _run(self, channel, codec):
+        # type: (Channel, Any) -> None
+        task = codec.decode(self.form, self.data)
+        self.data = None
+        if not isinstance(task, tuple):
+            _execute(_code_of(task, "<remote exec>"), {"channel": channel, "__name__": "__channelexec__"})
+            return
+        what, source, filename, name, args, kwargs = task
+        if str is bytes:  # Python 2 takes only its own strings for names
+            kwargs = dict([(str(key), kwargs[key]) for key in kwargs])
+        if what == "named":
+            self._answer(codec, _named(source, name)(*args, **kwargs))
+            return
+        namespace = {"channel": channel, "__name__": "__channelexec__"}  # type: Dict[str, Any]
+        if what == "call":
+            del namespace["channel"]
+        _execute(_code_of(source, filename), namespace)
+        if what == "function":
+            namespace[name](channel, **kwargs)
+        elif what == "call":
+            self._answer(codec, namespace[name](*args, **kwargs))
+
+    def _answer(self, codec, result):
+        # type: (Any, Any) -> None
+        form, data = codec.encode(result)
+        self.gateway._peer.send(self.port, form, data)
+
+    def _error(self, codec):
+        # type: (Any) -> bytes
+        try:
+            from ..peer.tracebacks import current
+
+            _show_sources()
+            return current(codec, OWN_FILES)
+        except Exception as e:  # memory is out, or the code has broken the interpreter's modules: say what can be said
+            return bytes(bytearray([values.TEXT])) + ("%s while telling an error" % type(e).__name__).encode("ascii")
+

@@ -1,0 +1,175 @@
+"""A worker's end of the link: two file descriptors (one socket, or stdin and stdout of ssh), read and written plainly."""
+from __future__ import absolute_import
+
+import errno
+import os
+import select
+
+from ..peer.peer import behind
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any, List, Optional  # noqa: F401
+
+READ_SIZE = 64 * 1024  # more would come from mmap and cost page faults at every read
+MOST_PIECES = 512  # IOV_MAX is 1024 on Linux
+_AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
+
+
+def take_over(fd, mode):
+    # type: (int, int) -> int
+    """Move the protocol away from a standard descriptor, which becomes the null device.
+
+    The copy is not inherited by processes that the user's code starts: the death of this one must be an end of file.
+    """
+    if fd > 2:
+        set_inheritable(fd, False)
+        return fd
+    copy = os.dup(fd)
+    null = os.open(os.devnull, mode)
+    if null != fd:
+        os.dup2(null, fd)
+        os.close(null)
+    set_inheritable(copy, False)
+    return copy
+
+
+def set_inheritable(fd, on):
+    # type: (int, bool) -> None
+    """Whether children get the descriptor; Python 3 has this in os."""
+    if hasattr(os, "set_inheritable"):
+        os.set_inheritable(fd, on)
+    else:
+        import fcntl
+
+        flags = fcntl.fcntl(fd, fcntl.F_GETFD)
+        fcntl.fcntl(fd, fcntl.F_SETFD, flags & ~fcntl.FD_CLOEXEC if on else flags | fcntl.FD_CLOEXEC)
+
+
+def set_nonblocking(fd):
+    # type: (int) -> None
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(fd, False)
+    else:
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
+
+
+class FdLink(object):
+    """Reading never blocks, writing does: the near side always reads, for its inboxes are bounded by credit."""
+
+    def __init__(self, readable, writable):
+        # type: (int, int) -> None
+        self.readable = readable
+        self.writable = writable
+        set_nonblocking(readable)
+        self._wake_end, self._wake = os.pipe()
+        for fd in (self._wake_end, self._wake):
+            set_inheritable(fd, False)
+            set_nonblocking(fd)
+        # One poll object for each that may wait at the same time would be needed if they kept state; they do not.
+        self._events = select.POLLIN
+        self._reading = self._poller(readable, self._wake_end)
+        self._keeping = self._poller(readable)
+
+    def _poller(self, *fds):
+        # type: (int) -> Any
+        poller = select.poll()
+        for fd in fds:
+            poller.register(fd, select.POLLIN)
+        return poller
+
+    def wait(self, timeout):
+        # type: (Optional[float]) -> bool
+        """Wait until there is something to read (true) or wake() is called."""
+        return self._poll(self._reading, timeout)
+
+    def wait_as_keeper(self):
+        # type: () -> bool
+        """The same for the standby thread, at the same time: one poll object serves one thread."""
+        return self._poll(self._keeping, None)
+
+    def _poll(self, poller, timeout):
+        # type: (Any, Optional[float]) -> bool
+        try:
+            ready = poller.poll() if timeout is None else poller.poll(int(timeout * 1000 + 0.999))
+        except (OSError, select.error) as e:
+            if e.args[0] != errno.EINTR:
+                raise
+            return False
+        for fd, _ in ready:
+            if fd == self.readable:
+                return True
+            try:
+                os.read(self._wake_end, 4096)
+            except OSError:
+                pass
+        return False
+
+    def wake(self):
+        # type: () -> None
+        try:
+            os.write(self._wake, b"!")
+        except OSError:  # full: it will wake anyway
+            pass
+
+    def read(self):
+        # type: () -> Optional[bytes]
+        """What is there: bytes, b'' at the end, None if nothing is."""
+        try:
+            return os.read(self.readable, READ_SIZE)
+        except OSError as e:
+            return None if e.errno in _AGAIN else b""
+
+    def write(self, pieces):
+        # type: (List[Any]) -> int
+        """Write all of it, waiting as long as it takes.  A broken link takes everything: reading tells its end."""
+        size = sum([len(piece) for piece in pieces])
+        if len(pieces) > 1 and (size < READ_SIZE or not hasattr(os, "writev")):
+            pieces = [b"".join(_plain(pieces))]
+        left = size
+        while left:
+            try:
+                if len(pieces) == 1:
+                    done = os.write(self.writable, pieces[0])
+                else:
+                    done = os.writev(self.writable, pieces[:MOST_PIECES])
+            except OSError as e:
+                if e.errno not in _AGAIN:
+                    return size
+                self._wait_writable()
+                continue
+            left -= done
+            if left:
+                pieces = behind(pieces, done)
+        return size
+
+    def _wait_writable(self):
+        # type: () -> None
+        poller = select.poll()
+        poller.register(self.writable, select.POLLOUT)
+        try:
+            poller.poll(1000)
+        except (OSError, select.error):
+            pass
+
+    def wait_writable(self, timeout):
+        # type: (Optional[float]) -> None
+        """Another thread is writing; it wakes nobody, but it always comes to an end."""
+        self._wait_writable()
+
+    def close(self):
+        # type: () -> None
+        """Close what is our own; the descriptors of the link are not."""
+        os.close(self._wake_end)
+        os.close(self._wake)
+
+    def want_write(self):
+        # type: () -> None
+        """Never called: write() takes everything."""
+
+
+def _plain(pieces):
+    # type: (List[Any]) -> List[Any]
+    """Python 2 joins no memoryviews."""
+    return pieces if str is not bytes else [getattr(piece, "tobytes", lambda piece=piece: piece)() for piece in pieces]

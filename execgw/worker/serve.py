@@ -1,0 +1,341 @@
+"""A worker's life: say hello, run tasks, answer the near side's questions, end with it.
+
+    main thread      runs tasks; while there is none it waits for one, and so reads the link (peer/turn.py)
+    standby thread   keeper.py: reads while the main thread computes; never runs user code
+    further threads  tasks beyond the first at the same time (execmodel thread), callbacks
+"""
+from __future__ import absolute_import
+
+import os
+import sys
+
+from ..peer.channel import Channel, number_of
+from ..peer.gateway import BaseGateway
+from ..peer.peer import Peer
+from ..wire import frames as f
+from ..wire.codec import PROTOCOL, Codec
+from ..wire.errors import ClosedHere, ConnectionLost
+from ..wire.mux import Mux, Port
+from .execute import DEADLOCK_TEXT, Task
+from .keeper import Keeper
+from .link import FdLink, take_over
+
+try:  # the collections package would cost a worker's start a millisecond
+    from _collections import deque
+except ImportError:
+    from collections import deque
+try:
+    from _thread import get_ident, start_new_thread
+except ImportError:
+    from thread import get_ident, start_new_thread  # type: ignore[import-not-found,no-redef]
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any, Callable, Deque, Dict  # noqa: F401
+
+VERSION = 1
+SWITCH_SECONDS = 0.0005  # how long a computing thread may hold up the standby thread
+LAST_WORDS_SECONDS = 1.0  # for user code to end after its near side has gone
+QUEUE_SECONDS = 1.0  # a second task waits this long in main_thread_only
+
+
+def _start_thread(function):
+    # type: (Callable[[], None]) -> None
+    """A daemon thread that the threading module knows, for it runs user code."""
+    import threading
+
+    thread = threading.Thread(target=function)
+    thread.daemon = True
+    thread.start()
+
+
+def _import_threading(main):
+    # type: (int) -> None
+    """Import threading although this may not be the main thread.
+
+    It takes the thread that imports it for the main one (before 3.13), and importing it at the start would cost every
+    worker a millisecond.
+    """
+    if "threading" in sys.modules:
+        return
+    import threading
+
+    thread = threading.current_thread()
+    if get_ident() != main and thread.name == "MainThread":
+        ident = "_ident" if hasattr(thread, "_ident") else "_Thread__ident"
+        active = threading._active  # type: ignore[attr-defined]
+        active.pop(get_ident(), None)
+        setattr(thread, ident, main)
+        active[main] = thread
+
+
+class WorkerGateway(BaseGateway):
+    """The far end of a gateway, as code that runs here sees it: channel.gateway."""
+
+    def __init__(self, id, execmodel):
+        # type: (str, str) -> None
+        BaseGateway.__init__(self, id)
+        self.backend = execmodel
+        self._start_thread = None  # type: Any
+        self._made = {}  # type: Dict[str, Any]
+
+    # Made when asked for: their modules are not in the bundle.
+
+    @property
+    def execmodel(self):
+        # type: () -> Any
+        """How tasks run here; see peer/execmodel.py."""
+        from ..peer.execmodel import ExecModel
+
+        return self._made.setdefault("execmodel", ExecModel(self.backend))
+
+    @property
+    def _callbacks(self):
+        # type: () -> Any
+        from ..peer.callbacks import Callbacks
+
+        return self._made.setdefault("callbacks", Callbacks(self._start_thread))
+
+    def __repr__(self):
+        # type: () -> str
+        return "<WorkerGateway id=%r>" % (self.id,)
+
+
+class Server(object):
+    """One worker process."""
+
+    def __init__(self, link, owns_process=True):
+        # type: (Any, bool) -> None
+        self.link = link
+        self.owns_process = owns_process  # False: a worker in a thread, for tests; it must not end the process
+        self.main = get_ident()
+        self.gateway = WorkerGateway("worker", "thread")
+        codec = Codec(
+            PROTOCOL, True, Channel, lambda channel: number(channel), lambda channel: self.gateway._channel_for(channel)
+        )
+        self.keeper = Keeper()
+        self.peer = Peer(link, self.keeper, Mux(first=2), codec)
+        number = number_of(self.peer)
+        self.keeper.peer = self.gateway._peer = self.peer
+        self.keeper.link = link
+        self.gateway._start_thread = self._start_known_thread
+        self.peer.on_task = self._on_task
+        self.peer.on_heard = self._on_heard
+        self.peer.on_link_end = self._on_link_end
+        self.tasks = deque()  # type: Deque[Task]
+        self.main_port = Port(0)  # what the main thread waits on
+        self.main_busy = False
+        self.executing = 0
+        self.orphaned = False
+        self.options = {}  # type: Dict[str, str]
+        self.questions = 0
+        self.answers = {}  # type: Dict[str, Dict[str, str]]
+
+    # -- under the peer's lock, in whichever thread reads
+
+    def _on_task(self, port, form, data):
+        # type: (Port, int, Any) -> None
+        task = Task(self.gateway, port, form, data)
+        if not self.main_busy:
+            self.main_busy = True
+            self._give_main(task)
+        elif self.gateway.backend == "thread":
+            self.executing += 1
+            self._start_known_thread(lambda: self._run_beside(task))
+        else:
+            self._give_main(task)
+            self.keeper.later(QUEUE_SECONDS, lambda: self._refuse_late(task))
+
+    def _give_main(self, task):
+        # type: (Task) -> None
+        self.tasks.append(task)
+        for waiter in self.main_port.waiters:
+            waiter.wake()
+
+    def _start_known_thread(self, function):
+        # type: (Callable[[], None]) -> None
+        _import_threading(self.main)
+        _start_thread(function)
+
+    def _on_heard(self, kind, payload):
+        # type: (int, bytes) -> None
+        if kind == f.HELLO:
+            self.options = f.unpack_pairs(payload)
+            for waiter in self.main_port.waiters:
+                waiter.wake()
+        elif kind == f.BYE:
+            self._stop(ClosedHere("the near side ended this gateway"), orphaned=False)
+        elif kind == f.ASK:
+            asked = f.unpack_pairs(payload)
+            answer = self._status() if asked["verb"] == "status" else {"problem": "no such question"}
+            self.peer._queue(f.TELL, 0, f.pack_pairs(dict(answer, number=asked["number"])))
+        elif kind == f.TELL:
+            told = f.unpack_pairs(payload)
+            self.answers[told["number"]] = told
+            for waiter in self.main_port.waiters:
+                waiter.wake()
+
+    def _status(self):
+        # type: () -> Dict[str, str]
+        return {
+            "numchannels": str(len(self.peer.mux.ports)),
+            "numexecuting": str(self.executing),
+            "numqueued": str(len(self.tasks)),
+            "execmodel": self.gateway.backend,
+        }
+
+    def fetch_module(self, name):
+        # type: (str) -> str
+        """The source of a module of ours that was not in the bundle."""
+        self.questions += 1
+        number = str(self.questions)
+        self.peer.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": "module", "name": name}))
+        self.peer.wait_until(lambda port: number in self.answers or self.peer.lost, self.main_port)
+        told = self.answers.pop(number, {"problem": "the near side has gone"})
+        if "source" not in told:
+            raise ImportError("%s: %s" % (name, told.get("problem")))
+        return told["source"]
+
+    def _on_link_end(self, reason):
+        # type: (Any) -> None
+        self._stop(ConnectionLost("the near side has gone%s" % (": %s" % reason if reason else "")), orphaned=True)
+
+    def _stop(self, reason, orphaned):
+        # type: (Exception, bool) -> None
+        """End: what runs gets EOFError from its channels, then KeyboardInterrupt, then the process goes."""
+        if self.keeper.stopped:
+            return
+        self.keeper.stopped = True
+        self.orphaned = orphaned
+        # lose() takes the lock that we hold, and user code may be anywhere: in a thread of its own.
+        start_new_thread(self._end, (reason,))
+
+    def _end(self, reason):
+        # type: (Exception) -> None
+        import time
+
+        self.peer.lose(reason)
+        with self.peer.lock:
+            for waiter in self.main_port.waiters:
+                waiter.wake()
+            self.peer.turn.nudge()
+        if not self.orphaned or not self.owns_process:
+            return  # whoever sent BYE waits for us, and has a kill ladder
+        time.sleep(LAST_WORDS_SECONDS / 2)
+        if self.main_busy:
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(LAST_WORDS_SECONDS / 2)
+        self._kill_group()
+
+    def _kill_group(self):
+        # type: () -> None
+        """Take everything that this worker has started along.  Only if the near side made us a group of our own."""
+        if self.options.get("group") and hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            import signal
+
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    def _refuse_late(self, task):
+        # type: (Task) -> None
+        with self.peer.lock:
+            if task not in self.tasks:
+                return
+            self.tasks.remove(task)
+        task.refuse(DEADLOCK_TEXT)
+
+    # -- tasks
+
+    def _run_beside(self, task):
+        # type: (Task) -> None
+        try:
+            task.run()
+        finally:
+            with self.peer.lock:
+                self.executing -= 1
+
+    def say_hello(self):
+        # type: () -> None
+        """Answer the near side's HELLO with our own, after doing what it asked for."""
+        self.peer.wait_until(lambda port: self.options or self.peer.lost, self.main_port)
+        problem = ""
+        try:
+            self._apply(self.options)
+        except Exception as e:
+            problem = "%s: %s" % (type(e).__name__, e)
+        about = {
+            "version": str(VERSION),
+            "protocol": str(PROTOCOL),
+            "python": ".".join([str(part) for part in sys.version_info[:3]]),
+            "executable": sys.executable or "",
+            "platform": str(sys.platform),
+            "pid": str(os.getpid()),
+            "problem": problem,
+        }
+        with self.peer.send_lock:
+            self.peer.out.append(f.MARKER + self.peer.mux.hello(f.pack_pairs(about)))
+        self.peer.flush()
+
+    def _apply(self, options):
+        # type: (Dict[str, str]) -> None
+        if int(options["version"]) != VERSION:
+            raise ValueError("the near side speaks version %s, this worker %d" % (options["version"], VERSION))
+        self.gateway.id = options["id"]
+        self.gateway.backend = options["execmodel"]
+        for name in options:
+            if name.startswith("env:"):
+                os.environ[name[4:]] = options[name]
+        if options.get("nice") and hasattr(os, "nice"):
+            os.nice(int(options["nice"]))
+        if options.get("chdir"):
+            if not os.path.isdir(options["chdir"]):
+                os.makedirs(options["chdir"])
+            os.chdir(options["chdir"])
+
+    def serve(self):
+        # type: () -> None
+        """Run tasks in this, the main thread, until the near side ends the gateway."""
+        start_new_thread(self.keeper.run, ())
+        self.say_hello()
+        while not self.keeper.stopped:
+            try:
+                self._serve_one()
+            except KeyboardInterrupt:  # between tasks: it was meant for one that has just ended
+                pass
+        if self.orphaned and self.owns_process:
+            import atexit
+
+            getattr(atexit, "_run_exitfuncs", lambda: None)()
+            self._kill_group()
+
+    def _serve_one(self):
+        # type: () -> None
+        self.peer.wait_until(lambda port: self.tasks or self.keeper.stopped, self.main_port)
+        with self.peer.lock:
+            if not self.tasks:
+                return
+            task = self.tasks.popleft()
+            self.main_busy = True
+            self.executing += 1
+        try:
+            task.run()
+        finally:
+            del task
+            with self.peer.lock:
+                self.executing -= 1
+                self.main_busy = bool(self.tasks)
+
+
+def main(shipped, readable, writable):
+    # type: (Any, int, int) -> None
+    """Serve on two file descriptors, which may be the same; *shipped* finds our modules."""
+    copy = take_over(readable, os.O_RDWR)
+    link = FdLink(copy, copy if writable == readable else take_over(writable, os.O_RDWR))
+    if hasattr(sys, "setswitchinterval"):
+        sys.setswitchinterval(SWITCH_SECONDS)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: os.close(copy))
+    server = Server(link)
+    shipped.fetch = server.fetch_module
+    server.serve()
