@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .peer.callbacks import Callbacks
+from .peer.pool import Pool
 from .peer.turn import TICKING, clock
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Loop:
         self._count = itertools.count()
         self._ticking: set[Peer] = set()
         self._asked = False  # a wake-up is on its way
-        self.callbacks = Callbacks(self._start_thread, self.later)
+        self.callbacks = Pool(self._start_thread, self.later)
         self.thread = threading.Thread(target=self._run, name="execgw-loop", daemon=True)
         self.thread.start()
 

@@ -48,6 +48,7 @@ class Session(Peer):
         self.via = via
         limits = (None, None) if transport.trusted else (UNTRUSTED_VALUE, UNTRUSTED_HELD)
         super().__init__(transport, loop, Mux(1, *limits), Codec(trusted=transport.trusted), via)
+        self.mux.window = transport.window
         self.on_heard = self._on_heard
         self.on_link_end = self._on_link_end
         transport.on_writable = self._on_writable
@@ -67,6 +68,7 @@ class Session(Peer):
     def begin(self, launch: Launch, execmodel: str) -> None:
         """Send what makes a worker of the process, and our HELLO behind it."""
         options = {"version": str(VERSION), "id": launch.id, "execmodel": execmodel}
+        options["window"] = str(self.mux.window)
         if self.transport.group:
             options["group"] = "1"
         if not self.transport.applied:

@@ -21,15 +21,15 @@ except ImportError:
 from ..wire import codec as values
 from ..wire import frames as f
 from ..wire.errors import RemoteProtocolError, SendBlocked
-from ..wire.mux import HEARD, PORT, TASK, WINDOW, Port
+from ..wire.mux import FRAME_COST, HEARD, PORT, TASK, Port
 from .faults import again, pack_error
 from .turn import WATCHING, Turn, allocate_lock, clock
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Deque, List, Optional, Tuple  # noqa: F401
 
-CHUNK = 64 * 1024  # of a large value; a small one on another channel waits for at most one of these
-HIGH_WATER = 256 * 1024  # bytes in the out queue from which on senders of data wait
+CHUNK = 64 * 1024  # values up to this are never cut
+HIGH_WATER = 512 * 1024  # bytes in the out queue from which on senders of data wait
 CORK_BYTES = 32 * 1024
 # Small frames that follow one another faster than this, with no answer read between, are written together.
 CORK_SECONDS = 0.0005
@@ -91,7 +91,7 @@ class Peer(object):
             if not port.items:
                 return ENDED
             item = self.mux.take(port)
-            if port.consumed + port.window - port.granted >= WINDOW // 2:
+            if port.consumed + port.window - port.granted >= self.mux.window // 2:
                 more = self.mux.grant(port)
         if more:
             self.control(f.CREDIT, port.number, f.pack_credit(more))
@@ -191,7 +191,7 @@ class Peer(object):
             self._wait_to_send(port)
             self.send_lock.acquire()
         frame = self.mux.header(f.DATA, 0, form, port.number, size) + data
-        port.sent += size + f.HEADER_SIZE
+        port.sent += size + FRAME_COST
         if self.out or (self.unanswered and clock() - self.last_write < CORK_SECONDS):
             self.out.append(frame)
             self.out_size += len(frame)
@@ -248,9 +248,9 @@ class Peer(object):
                 self.out.append(frame)
                 self.out_size += len(frame)
 
-    def flush(self):
-        # type: () -> None
-        """Write what is queued, unless another thread is doing it."""
+    def flush(self, hand_over=True):
+        # type: (bool) -> None
+        """Write what is queued, unless another thread is doing it.  The loop writes what the link does not take now."""
         self.flush_asked = False
         for relay in self.relays:
             if relay.out:
@@ -259,13 +259,21 @@ class Peer(object):
             if not self.writing.acquire(False):
                 return
             try:
-                if not self._write_queue():
+                if not self._write_queue(hand_over):
                     return
             finally:
                 self.writing.release()
 
-    def _write_queue(self):
-        # type: () -> bool
+    def _push(self):
+        # type: () -> None
+        """Write what is queued, and wait for the link as long as that takes: for who sends much."""
+        self.flush(False)
+        while self.out and self.lost is None:
+            self.link.wait_writable(None)
+            self.flush(False)
+
+    def _write_queue(self, hand_over):
+        # type: (bool) -> bool
         """Write the whole queue; false if the link took only a part.  The caller holds `writing`."""
         self.unanswered = True
         while True:
@@ -282,7 +290,7 @@ class Peer(object):
                 with self.send_lock:
                     self.out.extendleft(reversed(left))
                     self.out_size += size - done
-                if self.lost is None:
+                if hand_over and self.lost is None:
                     self.link.want_write()
                 return False
 
@@ -293,18 +301,18 @@ class Peer(object):
         self._own(port)
         started = False
         try:
-            for chunk, size in _chunks(pieces):
+            for chunk, size in _chunks(pieces, self.link.chunk):
                 left -= size
                 self._chunk_credit(port)
                 with self.send_lock:
                     header = self.mux.header(kind, f.MORE if left else 0, form, port.number, size)
-                    port.sent += size + f.HEADER_SIZE
+                    port.sent += size + FRAME_COST
                     self.out.append(header)
                     # What is still queued when send() returns must not change when the caller changes his buffer.
                     self.out.extend([bytes(part) for part in chunk] if form == values.BUFFERS else chunk)
                     self.out_size += size + f.HEADER_SIZE
                 started = left > 0
-                self.flush()
+                self._push()
         finally:
             if started:
                 self._queue(f.DATA, port.number, b"", f.ABORT)
@@ -329,9 +337,8 @@ class Peer(object):
     def _wait_to_send(self, port, mine=False):
         # type: (Port, bool) -> None
         """Wait for credit, for the end of another thread's value, or for room in the link."""
-        while self.out_size > HIGH_WATER and self.lost is None:
-            self.link.wait_writable(None)
-            self.flush()
+        if self.out_size > HIGH_WATER:
+            self._push()
 
         def may_send(port):
             # type: (Port) -> Any
@@ -359,14 +366,14 @@ class Peer(object):
             finally:
                 port.blocked -= 1
                 if not port.blocked:
-                    port.window = WINDOW
+                    port.window = self.mux.window
         if port.send_closed:
             self.check_open(port)
 
     def _jammed(self, port):
         # type: (Port) -> bool
         """While we wait in send(), let the other side send more, lest both wait for ever; true at the limit."""
-        if port.granted - port.received >= WINDOW // 2 or port.ended:
+        if port.granted - port.received >= self.mux.window // 2 or port.ended:
             return False
         if port.window < GROWN_WINDOW:
             port.window = min(port.window * 2, GROWN_WINDOW)
@@ -386,10 +393,9 @@ class Peer(object):
 
     def _wake_port(self, port):
         # type: (Port) -> None
-        if port.waiters:
+        if port.waiters or self.turn.leader is port:
             with self.lock:
-                for waiter in port.waiters:
-                    waiter.wake()
+                self.turn.changed(port)
 
     # -- ending
 
@@ -402,7 +408,7 @@ class Peer(object):
             silent = self.lost is not None
             self.mux.drop(port)
             self._changed(port)
-            self.turn.nudge()
+            self.turn.changed(port)
         if not silent:
             self.control(f.CLOSE, port.number, error)
 
@@ -430,7 +436,7 @@ class Peer(object):
                     port.error = reason
                 self.mux.drop(port)
                 self._changed(port)
-            self.turn.nudge()
+            self.turn.all_changed()
 
     def sweep(self):
         # type: () -> None
@@ -454,21 +460,21 @@ def behind(pieces, done):
     return []
 
 
-def _chunks(pieces):
-    # type: (List[Any]) -> Any
-    """Cut pieces into (list of slices, size) of at most CHUNK bytes, without copying."""
+def _chunks(pieces, chunk_size):
+    # type: (List[Any], int) -> Any
+    """Cut pieces into (list of slices, size) of at most chunk_size bytes, without copying."""
     chunk = []  # type: List[Any]
-    room = CHUNK
+    room = chunk_size
     for piece in pieces:
         at, size = 0, len(piece)
         whole = memoryview(piece) if size > room else piece
         while size - at > room:
             chunk.append(whole[at : at + room])
             at += room
-            yield chunk, CHUNK
-            chunk, room = [], CHUNK
+            yield chunk, chunk_size
+            chunk, room = [], chunk_size
         if at < size:
             chunk.append(whole[at:] if at else piece)
             room -= size - at
-    if chunk or room == CHUNK:
-        yield chunk, CHUNK - room
+    if chunk or room == chunk_size:
+        yield chunk, chunk_size - room

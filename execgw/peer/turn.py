@@ -78,7 +78,7 @@ class Turn(object):
         self.flush = flush
         self.waiter = waiter
         self.now = now
-        self.leader = False
+        self.leader = None  # type: Any  # the port that the leading thread waits on
         self.parked = []  # type: List[Any]
         self.touched = False
         self.state = TICKING
@@ -94,7 +94,7 @@ class Turn(object):
         """Wait until test(port) is true, and return it; false after *timeout* seconds.  May be leader meanwhile."""
         end = None if timeout is None else self.now() + timeout
         while not test(port):
-            if not self.leader:
+            if self.leader is None:
                 done = self._lead(test, port, end)
             else:
                 done = self._park(test, port, end)
@@ -104,7 +104,8 @@ class Turn(object):
 
     def _lead(self, test, port, end):
         # type: (Callable[[Any], Any], Any, Optional[float]) -> bool
-        self.leader = self.touched = True
+        self.leader = port
+        self.touched = True
         if self.state == WATCHING:
             self.state = RESTING
             self.keeper.unwatch(self.owner)
@@ -116,7 +117,7 @@ class Turn(object):
                 if test(port) or (end is not None and self.now() >= end):
                     return True
         finally:
-            self.leader = False
+            self.leader = None
             self.touched = True
             if self.state == RESTING:
                 self.state = TICKING
@@ -147,16 +148,24 @@ class Turn(object):
             port.waiters.remove(me)
             self.parked.remove(me)
             # Woken to lead, but perhaps not going to: whoever is next must know.
-            if not self.leader and self.parked:
+            if self.leader is None and self.parked:
                 self.parked[0].wake()
         return end is not None and self.now() >= end
 
-    def nudge(self):
+    def changed(self, port):
+        # type: (Any) -> None
+        """Make the threads that wait on a port test again."""
+        for waiter in port.waiters:
+            waiter.wake()
+        if self.leader is port:
+            self.link.wake()
+
+    def all_changed(self):
         # type: () -> None
         """Make every waiting thread test again."""
         for waiter in self.parked:
             waiter.wake()
-        if self.leader:
+        if self.leader is not None:
             self.link.wake()
 
     def tick(self):
@@ -165,7 +174,7 @@ class Turn(object):
         if self.state == TICKING:
             if self.touched:
                 self.touched = False
-            elif self.leader:
+            elif self.leader is not None:
                 self.state = RESTING
             else:
                 self.state = WATCHING

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..spec import XSpec
 
-READ_SIZE = 64 * 1024  # more would come from mmap and cost page faults at every read
+READ_SIZE = 256 * 1024
+SMALL = 16 * 1024  # from here on pieces are written as they are, not joined
+WARM_UP = 4 << 20  # see worker/link.py
 MOST_PIECES = 512  # IOV_MAX is 1024 on Linux
 
 
@@ -45,6 +47,8 @@ class Launch:
 class Transport:
     """One connection to a worker that has been started.
 
+    chunk     bytes of a large value between which other channels' frames may go
+    window    bytes of values that may wait on each side of a channel
     trusted   it is our own child on this host: its values go to the unpickler at once
     program   how it was started, for messages
     applied   whether chdir, env and nice were applied before the interpreter started; else the worker does it
@@ -52,6 +56,8 @@ class Transport:
     """
 
     trusted = False
+    chunk = 64 * 1024
+    window = 1 << 20
     applied = False
     group = False
     program = ""
@@ -137,6 +143,7 @@ class _Waiting(threading.local):
 
 
 _waiting = _Waiting()
+bytearray(WARM_UP)
 
 
 class SocketTransport(Transport):
@@ -167,7 +174,7 @@ class SocketTransport(Transport):
             if len(pieces) == 1:
                 return self._send(pieces[0])
             size = sum(map(len, pieces))
-            if size <= READ_SIZE // 4:
+            if size <= SMALL:
                 return self._send(b"".join(pieces))
             return self.sock.sendmsg(pieces[:MOST_PIECES])
         except BlockingIOError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..wire import codec as values
 from ..wire import frames as f
+from ..wire.mux import FRAME_COST
 from .base import Ended, Launch, Transport
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class RelayTransport(Transport):
                     via.out.append(via.mux.header(f.DATA, 0, values.BYTES, port.number, len(part)))
                     via.out.append(part)
                     via.out_size += f.HEADER_SIZE + len(part)
-                    port.sent += f.HEADER_SIZE + len(part)
+                    port.sent += FRAME_COST + len(part)
                     at += len(part)
                 taken += at
                 if at < len(view):

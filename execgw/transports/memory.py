@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class MemoryTransport(SocketTransport):
     """A worker in a thread, at the other end of a socket pair."""
 
+    chunk = 256 * 1024
+    window = 4 << 20
     applied = True
     trusted = True
     program = "a thread of this process"

@@ -87,6 +87,14 @@ def unpack_pairs(payload):
         raise RemoteProtocolError("HELLO cannot be read: %s" % (e,))
 
 
+def _part(data, start, stop):
+    # type: (bytes, int, int) -> Any
+    """A slice; uncopied if it is large, where join() takes views (Python 3)."""
+    if stop - start < 4096 or str is bytes:
+        return data[start:stop]
+    return memoryview(data)[start:stop]
+
+
 class FrameReader(object):
     """Cuts a stream of bytes into frames (kind, flags, form, channel, seq, ack, payload).
 
@@ -97,7 +105,7 @@ class FrameReader(object):
         # type: (int) -> None
         self.max_frame = max_frame
         self._tail = b""  # the start of a header or of a small frame
-        self._parts = []  # type: List[bytes]  # what has come of a large frame
+        self._parts = []  # type: List[Any]  # what has come of a large frame
         self._head = None  # type: Any  # its header
         self._missing = 0
 
@@ -111,7 +119,7 @@ class FrameReader(object):
                 self._missing -= len(data)
                 return frames
             at = self._missing
-            self._parts.append(data[:at])
+            self._parts.append(_part(data, 0, at))
             frames.append(self._head + (self._parts,))
             self._head = None
             self._parts = []
@@ -131,7 +139,7 @@ class FrameReader(object):
                 at = stop
             else:
                 self._head = (kind, flags, form, channel, seq, ack)
-                self._parts = [data[at:]] if at < end else []
+                self._parts = [_part(data, at, end)] if at < end else []
                 self._missing = stop - end
                 return frames
         if at < end:

@@ -4,8 +4,8 @@ All state has moved when feed() returns.  Two locks of the owner guard a Mux: th
 and everything about incoming values, the *sending* lock around header() and everything outgoing.  Counters that both
 sides look at have one writer each and only grow (`allowed` by reading, `sent` by sending), so they need no third.
 
-Credit.  A frame of DATA costs its size + HEADER_SIZE.  The receiver has granted WINDOW bytes when a channel opens and
-grants more as values are taken, half a window at a time.  A sender may send a chunk while it has any credit left, so
+Credit.  A frame of DATA costs its size + FRAME_COST.  The receiver has granted a window of bytes when a channel opens
+and grants more as values are taken, half a window at a time.  A sender may send a chunk while it has any credit left, so
 at most one chunk more than was granted is ever on its way.  Chunks of an unfinished value count as taken at once while
 no finished value waits before it (else a value larger than the window could never arrive).
 """
@@ -18,12 +18,13 @@ except ImportError:
 
 from . import frames as f
 from .errors import LocalProtocolError, RemoteProtocolError
-from .frames import HEADER, HEADER_SIZE, FrameReader
+from .frames import HEADER, FrameReader
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Deque, Dict, List, Optional, Set, Tuple  # noqa: F401
 
-WINDOW = 1 << 20
+WINDOW = 1 << 20  # unless the two sides have agreed on another (HELLO)
+FRAME_COST = 96  # what a queued value needs beside its bytes, measured on 64-bit CPython; and the header
 MOST_CHANNELS = 1 << 16  # open at a time, as far as the other side opened them
 LAST_CHANNEL = (1 << 32) - 1
 _MASK = 0xFFFFFFFF
@@ -42,12 +43,12 @@ class Port(object):
         "ended", "error", "closed", "claimed", "waiters", "notify", "blocked",
     )  # fmt: skip
 
-    def __init__(self, number):
-        # type: (int) -> None
+    def __init__(self, number, window=WINDOW):
+        # type: (int, int) -> None
         self.number = number
         # sending
         self.sent = 0  # bytes charged so far
-        self.allowed = WINDOW  # bytes that the other side allows in all; written by the reading side
+        self.allowed = window  # bytes that the other side allows in all; written by the reading side
         self.busy = False  # a value of several chunks is on its way out
         self.send_closed = False  # nothing more may be sent: END or CLOSE, by whichever side
         # receiving
@@ -57,8 +58,8 @@ class Port(object):
         self.pending = 0  # cost of its chunks that is not yet counted as consumed
         self.received = 0  # bytes charged so far
         self.consumed = 0
-        self.granted = WINDOW  # allowed to the other side in all
-        self.window = WINDOW
+        self.granted = window  # allowed to the other side in all
+        self.window = window
         self.ended = False  # the other side will send no more
         self.error = None  # type: Any  # why: bytes of a CLOSE, or an exception; raised once
         self.closed = False  # by either side, both ways
@@ -86,6 +87,7 @@ class Mux(object):
     def __init__(self, first, max_value=None, max_held=None):
         # type: (int, Optional[int], Optional[int]) -> None
         self.reader = FrameReader()
+        self.window = WINDOW
         self.ports = {}  # type: Dict[int, Port]
         self.max_value = max_value  # bytes of one value; None: as the memory allows
         self.max_held = max_held  # bytes of all values that wait here
@@ -107,7 +109,7 @@ class Mux(object):
         if number > LAST_CHANNEL:
             raise LocalProtocolError("all %d channel numbers of this session are used up" % (LAST_CHANNEL // 2))
         self._next = number + 2
-        self.ports[number] = port = Port(number)
+        self.ports[number] = port = Port(number, self.window)
         return port
 
     def claim(self, number):
@@ -149,7 +151,7 @@ class Mux(object):
             return None
         if len(self.ports) > MOST_CHANNELS:
             raise RemoteProtocolError("more than %d channels are open" % MOST_CHANNELS)
-        self.ports[number] = port = Port(number)
+        self.ports[number] = port = Port(number, self.window)
         return port
 
     # -- outgoing
@@ -193,7 +195,7 @@ class Mux(object):
                 if port.ended:
                     self.dropped += 1
                     continue
-                cost = HEADER_SIZE + (
+                cost = FRAME_COST + (
                     len(payload) if type(payload) is not list else sum([len(part) for part in payload])
                 )
                 port.received += cost
@@ -246,7 +248,7 @@ class Mux(object):
             port.partial.extend(payload)
         else:
             port.partial.append(payload)
-        port.partial_size += cost - HEADER_SIZE
+        port.partial_size += cost - FRAME_COST
         port.pending += cost
         if self.max_value is not None and port.partial_size > self.max_value:
             return REFUSED, port, "a value of more than %d bytes" % self.max_value
@@ -307,7 +309,7 @@ class Mux(object):
         # type: (Port) -> int
         """Bytes of credit to give now: none until they make half a window."""
         more = port.consumed + port.window - port.granted
-        if more < WINDOW // 2 or port.ended:
+        if more < self.window // 2 or port.ended:
             return 0
         port.granted += more
         return more

@@ -12,6 +12,7 @@ import sys
 from ..peer.channel import Channel, number_of
 from ..peer.gateway import BaseGateway
 from ..peer.peer import Peer
+from ..peer.pool import Pool
 from ..wire import frames as f
 from ..wire.codec import PROTOCOL, Codec
 from ..wire.errors import ClosedHere, ConnectionLost
@@ -75,25 +76,16 @@ class WorkerGateway(BaseGateway):
         # type: (str, str) -> None
         BaseGateway.__init__(self, id)
         self.backend = execmodel
-        self._start_thread = None  # type: Any
         self._made = {}  # type: Dict[str, Any]
-
-    # Made when asked for: their modules are not in the bundle.
 
     @property
     def execmodel(self):
         # type: () -> Any
-        """How tasks run here; see peer/execmodel.py."""
+        """How tasks run here; see peer/execmodel.py, which is not in the bundle."""
         from ..peer.execmodel import ExecModel
 
         return self._made.setdefault("execmodel", ExecModel(self.backend))
 
-    @property
-    def _callbacks(self):
-        # type: () -> Any
-        from ..peer.callbacks import Callbacks
-
-        return self._made.setdefault("callbacks", Callbacks(self._start_thread))
 
     def __repr__(self):
         # type: () -> str
@@ -117,7 +109,7 @@ class Server(object):
         number = number_of(self.peer)
         self.keeper.peer = self.gateway._peer = self.peer
         self.keeper.link = link
-        self.gateway._start_thread = self._start_known_thread
+        self.gateway._callbacks = Pool(self._start_known_thread)
         self.peer.on_task = self._on_task
         self.peer.on_heard = self._on_heard
         self.peer.on_link_end = self._on_link_end
@@ -140,7 +132,7 @@ class Server(object):
             self._give_main(task)
         elif self.gateway.backend == "thread":
             self.executing += 1
-            self._start_known_thread(lambda: self._run_beside(task))
+            self.gateway._callbacks.submit(lambda: self._run_beside(task))
         else:
             self._give_main(task)
             self.keeper.later(QUEUE_SECONDS, lambda: self._refuse_late(task))
@@ -160,6 +152,7 @@ class Server(object):
         # type: (int, bytes) -> None
         if kind == f.HELLO:
             self.options = f.unpack_pairs(payload)
+            self.peer.mux.window = int(self.options["window"])
             for waiter in self.main_port.waiters:
                 waiter.wake()
         elif kind == f.BYE:
@@ -215,9 +208,7 @@ class Server(object):
 
         self.peer.lose(reason)
         with self.peer.lock:
-            for waiter in self.main_port.waiters:
-                waiter.wake()
-            self.peer.turn.nudge()
+            self.peer.turn.all_changed()
         if not self.orphaned or not self.owns_process:
             return  # whoever sent BYE waits for us, and has a kill ladder
         time.sleep(LAST_WORDS_SECONDS / 2)
