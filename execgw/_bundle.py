@@ -80,7 +80,7 @@ def _stage0(size: int, load: str) -> str:
         "  if not c:sys.exit('execgw: the near side went away during the start')\n"
         "  d+=c\n"
         f" {load}\n"
-        " g={'__name__':'_execgw.worker.boot'}\n"
+        " g={'__name__':'_execgw_boot'}\n"
         " return b,g,m,f\n"
         "_=_()\n"
         "exec(_[0],_[1])\n"

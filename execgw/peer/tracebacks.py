@@ -33,6 +33,8 @@ def describe(exc, codec, tb=None, skip="", depth=0):
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     module = getattr(kind, "__module__", None)
+    if module == "_execgw.wire.errors":  # as the near side calls it
+        module = "execgw"
     name = getattr(kind, "__qualname__", kind.__name__)
     args = exc.args if type(exc.args) is tuple else None
     try:
