@@ -1,16 +1,15 @@
 """execgw: run code in other Python processes, wherever they are, and talk to them over channels.
 
-    >>> import execgw
-    >>> gateway = execgw.makegateway("popen")
-    >>> channel = gateway.remote_exec("channel.send(channel.receive() + 1)")
-    >>> channel.send(1)
-    >>> channel.receive()
-    2
-    >>> gateway.exit()
+>>> import execgw
+>>> gateway = execgw.makegateway("popen")
+>>> channel = gateway.remote_exec("channel.send(channel.receive() + 1)")
+>>> channel.send(1)
+>>> channel.receive()
+2
+>>> gateway.exit()
 """
 
 from __future__ import annotations
-
 
 from . import errors
 from ._version import __version__

@@ -1,7 +1,7 @@
 """What a worker is made of, ready to ship: the modules of wire/, peer/ and worker/.
 
-    for another interpreter:   sources without comments, one zlib block, at most 16 KiB; line numbers stay true
-    for this very interpreter: the compiled code from the installed .pyc files; nothing is compiled there
+for another interpreter:   sources without comments, one zlib block, at most 16 KiB; line numbers stay true
+for this very interpreter: the compiled code from the installed .pyc files; nothing is compiled there
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 import marshal
+import re
 import tokenize
 import zlib
 from pathlib import Path
@@ -20,9 +21,11 @@ NOT_SHIPPED = {"execgw.wire.careful"}
 # Few workers need these: they are asked for when they are imported there.
 ON_DEMAND = {
     "execgw.wire.scan",
+    "execgw.wire.trees_old",
     "execgw.wire.refusal",
     "execgw.peer.tracebacks",
     "execgw.wire.buffers",
+    "execgw.peer.blocked",
     "execgw.peer.files",
     "execgw.peer.callbacks",
     "execgw.peer.execmodel",
@@ -41,23 +44,48 @@ def modules() -> dict[str, Path]:
     return found
 
 
+_WORDS = (tokenize.NAME, tokenize.NUMBER, tokenize.STRING)
+
+
 def strip(source: str) -> str:
-    """Remove comments and docstrings and narrow the indentation; every line stays where it is."""
-    lines = source.splitlines()
-    fresh = True  # whether a string here would be a docstring
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        (row, column), (end_row, end_column) = token.start, token.end
-        if token.type == tokenize.COMMENT:
-            lines[row - 1] = lines[row - 1][:column]
-        elif token.type == tokenize.STRING and fresh:
-            lines[row - 1] = lines[row - 1][:column] + "''"
-            lines[row:end_row] = [""] * (end_row - row)
-        if token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
-            fresh = True
-        elif token.type not in (tokenize.NL, tokenize.COMMENT):
-            fresh = False
-    narrow = [" " * ((len(line) - len(line.lstrip())) // 4) + line.strip() for line in lines]
-    return "\n".join(narrow) + "\n"
+    """Remove comments, docstrings, what only mypy reads, and needless spaces; every line stays where it is."""
+    source = source.replace("from __future__ import absolute_import", "")  # no sibling has a library module's name
+    source = re.sub(r"^if False:.*\n(?:    .*\n|\n(?=    ))+", lambda m: "\n" * m[0].count("\n"), source, flags=re.M)
+    out: list[str] = []
+    line = 1
+    fresh = True  # at the start of a statement: a string here would be a docstring
+    last = tokenize.NEWLINE
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    for number, token in enumerate(tokens):
+        kind, text = token.type, token.string
+        if kind in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            fresh = fresh or kind in (tokenize.NEWLINE, tokenize.INDENT)
+            last = kind if kind != tokenize.COMMENT else last
+            continue
+        row = token.start[0]
+        if kind == tokenize.STRING and fresh and _goes_on(tokens[number + 1 :]):
+            continue  # a docstring; where it is all there is, an empty string stays
+        if row > line:
+            # A backslash joins lines only outside of brackets, and the fence uses none.
+            out.append("\n" * (row - line) + " " * ((len(token.line) - len(token.line.lstrip())) // 4))
+        elif kind in _WORDS and last in _WORDS:
+            out.append(" ")
+        out.append("''" if kind == tokenize.STRING and fresh else text)
+        line, last, fresh = row if kind == tokenize.STRING and fresh else token.end[0], kind, False
+    return "".join(out) + "\n"
+
+
+def _goes_on(tokens: list[tokenize.TokenInfo]) -> bool:
+    """Whether the block has another statement."""
+    skipped = (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT)
+    after = next(token for token in tokens if token.type not in skipped)
+    return after.type not in (tokenize.DEDENT, tokenize.ENDMARKER)
+
+
+LOAD_TEXT = (
+    "import zlib;p=[str(t)for t in zlib.decompress(d).decode('ascii').split('\\0')];b=p.pop(0)"
+    ";m=dict(zip(p[::2],p[1::2]));f='<execgw>'"
+)
 
 
 def _far(name: str) -> str:
@@ -92,10 +120,11 @@ def _stage0(size: int, load: str) -> str:
 def for_other(write_fd: int) -> tuple[str, bytes]:
     """(program for `python -c`, bytes for its stdin) for any Python from 2.7 on."""
     sources = {name: "" if name[1:] in ON_DEMAND else source(name) for name in map(_far, modules())}
-    files = {_far(name): f"<execgw>/{path.parent.name}/{path.name}" for name, path in modules().items()}
     boot = strip((HERE / "worker" / "boot.py").read_text("utf-8"))
-    data = zlib.compress(repr((boot, sources, files)).encode("ascii"), 9)
-    program = _stage0(len(data), "import zlib;b,m,f=eval(zlib.decompress(d))")
+    # NUL between texts: repr() and its escapes would cost half a kilobyte.
+    parts = [boot, *(text for item in sources.items() for text in item)]
+    data = zlib.compress("\0".join(parts).encode("ascii"), 9)
+    program = _stage0(len(data), LOAD_TEXT)
     return program.replace("WRITE", str(write_fd)), data
 
 
@@ -107,8 +136,7 @@ def for_same() -> tuple[str, bytes]:
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None
         code[_far(name)] = marshal.dumps(spec.loader.get_code(name))  # type: ignore[attr-defined]
-    files = {_far(name): str(path) for name, path in modules().items()}
     boot = code.pop("_execgw.worker.boot")
-    data = marshal.dumps((boot, code, files))
+    data = marshal.dumps((boot, code, str(HERE)))
     program = _stage0(len(data), "import marshal;b,m,f=marshal.loads(d);b=marshal.loads(b)")
     return program.replace("WRITE", "0"), data

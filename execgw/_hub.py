@@ -13,8 +13,8 @@ from . import transports
 from ._loop import get_loop
 from ._session import Session
 from .errors import SpecError, StartError
+from .peer.compat import clock
 from .peer.execmodel import ExecModel
-from .peer.turn import clock
 from .spec import XSpec
 from .transports.base import Launch
 
@@ -99,7 +99,7 @@ class Hub:
         done: list[Session] = []
         try:
             for spec in specs:
-                begun.append((self.begin(spec, execmodel), spec))
+                begun.append((self.begin(spec, execmodel), spec))  # noqa: PERF401  # what has begun must be known
             start = clock()
             while begun:
                 session, spec = begun.pop(0)
@@ -164,21 +164,20 @@ def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:
     how = {session.id: "asked" for session in sessions}
     for session in sessions:
         session.goodbye()
-    for word, force, patience in (("", False, 0.0), ("terminated", False, TERM_SECONDS), ("killed", True, TERM_SECONDS)):
-        left = [session for session in sessions if not session.wait_over(max(deadline - clock(), 0) if not word else 0)]
-        if not left:
-            break
-        if word:
-            for session in left:
-                how[session.id] = word
-                session.transport.kill(force)
-            until = clock() + patience
-            for session in left:
-                session.wait_over(max(until - clock(), 0))
+    left = _still_there(sessions, deadline)
+    for word, force in (("terminated", False), ("killed", True)):
+        for session in left:
+            how[session.id] = word
+            session.transport.kill(force)
+        left = _still_there(left, clock() + TERM_SECONDS)
     for session in sessions:
         if not session.over.is_set():
             session._finish(None)
     return how
+
+
+def _still_there(sessions: list[Session], deadline: float) -> list[Session]:
+    return [session for session in sessions if not session.wait_over(max(deadline - clock(), 0))]
 
 
 def _text(spec: XSpec, key: str) -> str | None:

@@ -15,8 +15,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .peer.compat import clock
 from .peer.pool import Pool
-from .peer.turn import TICKING, clock
+from .peer.turn import TICKING
 
 if TYPE_CHECKING:
     from .peer.peer import Peer
@@ -33,7 +34,9 @@ class Loop:
         self._wake_end.setblocking(False)
         self._wake.setblocking(False)
         self._selector.register(self._wake_end, selectors.EVENT_READ, self._drain_wake)
-        self._lock = threading.Lock()
+        # Whoever registers a descriptor or closes one holds it, so that none is registered under a number that is free
+        # again, or another's by now.
+        self.lock = threading.RLock()
         self._soon: list[Callable[[], None]] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -47,15 +50,17 @@ class Loop:
 
     def watch(self, peer: Peer) -> None:
         """Read this peer's link from now on."""
-        fd = peer.link.fileno()
-        if fd is not None:
-            self._listen(fd, selectors.EVENT_READ, peer.read_now)
+        with self.lock:
+            fd = peer.link.fileno()
+            if fd is not None:
+                self._listen(fd, selectors.EVENT_READ, peer.read_now)
 
     def unwatch(self, peer: Peer) -> None:
         """A thread reads it now."""
-        fd = peer.link.fileno()
-        if fd is not None:
-            self._ignore(fd, selectors.EVENT_READ)
+        with self.lock:
+            fd = peer.link.fileno()
+            if fd is not None:
+                self._ignore(fd, selectors.EVENT_READ)
 
     def tick_soon(self, peer: Peer) -> None:
         """Nobody may be reading this peer: look in a tick."""
@@ -69,7 +74,7 @@ class Loop:
     # -- files, timers, calls
 
     def _listen(self, fd: int, event: int, call: Callable[[], None]) -> None:
-        with self._lock:
+        with self.lock:
             key = self._selector.get_map().get(fd)
             if key is None:
                 self._selector.register(fd, event, {event: call})
@@ -77,7 +82,7 @@ class Loop:
                 self._selector.modify(fd, key.events | event, {**key.data, event: call})
 
     def _ignore(self, fd: int, event: int) -> None:
-        with self._lock:
+        with self.lock:
             key = self._selector.get_map().get(fd)
             if key is None:
                 return
@@ -111,7 +116,7 @@ class Loop:
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Run call() in the loop after *seconds*."""
-        with self._lock:
+        with self.lock:
             heapq.heappush(self._timers, (clock() + seconds, next(self._count), call))
         self._wake_up()
 
@@ -148,7 +153,7 @@ class Loop:
                 self._soon.pop(0)()
             now = clock()
             while self._timers and self._timers[0][0] <= now:
-                with self._lock:
+                with self.lock:
                     call = heapq.heappop(self._timers)[2]
                 call()
             if self._ticking:

@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import _bundle
 from ._loop import Loop
@@ -19,8 +19,9 @@ from .errors import (
     StartError,
     TimeoutError,
 )
+from .peer.compat import clock
+from .peer.faults import again
 from .peer.peer import Peer
-from .peer.turn import clock
 from .wire import frames as f
 from .wire.codec import Codec
 from .wire.mux import Mux, Port
@@ -134,7 +135,7 @@ class Session(Peer):
         self.over.wait(LAST_SECONDS * 2)
 
     def take_in(self, data: bytes) -> None:
-        """Bytes of the worker; under the lock.  Before the start marker they may be anything: a banner, rc-file noise."""
+        """Bytes of the worker; under the lock.  Before the start marker they may be anything, a login banner say."""
         if not self._greeted:
             self._noise += data
             self._noise, marker, data = self._noise.partition(f.MARKER)
@@ -173,7 +174,7 @@ class Session(Peer):
         self._answers[number] = None
         try:
             if self.lost is not None:
-                raise self.lost
+                raise again(self._reason())
             self.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": verb}))
             if not self.wait_until(lambda port: self._answers[number] or self.lost, self.port, timeout):
                 raise TimeoutError(f"gateway {self.id!r}: no answer to {verb!r} within {timeout} s")
@@ -181,8 +182,12 @@ class Session(Peer):
         finally:
             del self._answers[number]
         if answer is None:
-            raise self.lost
+            raise again(self._reason())
         return answer
+
+    def _reason(self) -> Exception:
+        reason: Exception = self.lost
+        return reason
 
     # -- ending
 

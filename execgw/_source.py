@@ -125,7 +125,9 @@ def _plain(definition: ast.FunctionDef | ast.AsyncFunctionDef, text: str) -> tup
     ]:
         note = argument.annotation
         if note is not None and note.end_lineno is not None and note.end_col_offset is not None:
-            cuts.append((argument.lineno, argument.col_offset + len(argument.arg), note.end_lineno, note.end_col_offset))
+            cuts.append(
+                (argument.lineno, argument.col_offset + len(argument.arg), note.end_lineno, note.end_col_offset)
+            )
     if definition.returns is not None:
         # From the `)` of the signature to the end of the annotation.
         note = definition.returns
@@ -189,9 +191,10 @@ def _explain(func: types.FunctionType, missing: list[str]) -> str:
             advice.append(f"pass {name!r} as an argument" if not callable(value) else f"define {name!r} inside it")
         else:
             advice.append(f"{name!r} is not defined here either")
+    where = f"{func.__code__.co_filename}:{func.__code__.co_firstlineno}"
     return (
-        f"function {func.__name__!r} ({func.__code__.co_filename}:{func.__code__.co_firstlineno}) uses globals that are "
-        f"not sent with it: {', '.join(missing)}; {'; '.join(advice)}"
+        f"function {func.__name__!r} ({where}) uses globals that are not sent with it: {', '.join(missing)}; "
+        f"{'; '.join(advice)}"
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ._version import __version__
 from .errors import ExecgwError
 from .group import Group
-from .peer.turn import clock
+from .peer.compat import clock
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from .channel import Channel
 from .errors import ChannelClosed, ClosedHere, ConnectionLost
 from .peer.channel import number_of
 from .peer.execmodel import ExecModel
+from .peer.faults import again
 from .peer.gateway import BaseGateway
 
 if TYPE_CHECKING:
@@ -117,14 +118,14 @@ class Gateway(BaseGateway):
     def newchannel(self) -> Channel:
         """A new channel, not bound to any code; both sides may use it once it was sent over another channel."""
         if self._session.lost is not None:
-            raise type(self._session.lost)(*self._session.lost.args)
+            raise again(self._session.lost)
         channel: Channel = super().newchannel()
         return channel
 
     # -- asking
 
     def remote_status(self, timeout: float | None = None) -> RemoteStatus:
-        """What the worker is doing.  It answers while its code computes.  Raises TimeoutError after *timeout* seconds."""
+        """What the worker is doing; it answers while its code computes.  TimeoutError after *timeout* seconds."""
         told = self._session.ask("status", timeout)
         return RemoteStatus(
             int(told["numchannels"]), int(told["numexecuting"]), int(told["numqueued"]), told["execmodel"]
@@ -180,4 +181,7 @@ class Gateway(BaseGateway):
 
 
 _ended = object()
-_RINFO = "import sys, os\nchannel.send((sys.executable, tuple(sys.version_info), str(sys.platform), os.getcwd(), os.getpid()))"
+_RINFO = """
+import sys, os
+channel.send((sys.executable, tuple(sys.version_info), str(sys.platform), os.getcwd(), os.getpid()))
+"""

@@ -10,8 +10,8 @@ from typing import Any
 from ._hub import Hub
 from .gateway import Gateway
 from .multi import MultiChannel
+from .peer.compat import clock
 from .peer.execmodel import ExecModel
-from .peer.turn import clock
 from .spec import XSpec
 
 

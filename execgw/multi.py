@@ -51,7 +51,8 @@ class MultiChannel:
         With *endmarker*, (channel, endmarker) is the last of each channel.  Made once; later calls return the same.
         """
         if self._queue is None:
-            self._queue = made = queue.Queue()
+            made: queue.Queue[tuple[Channel, Any]] = queue.Queue()
+            self._queue = made
             for channel in self._channels:
 
                 def put(item: Any, channel: Channel = channel) -> None:
@@ -66,7 +67,7 @@ class MultiChannel:
         for channel in self._channels:
             try:
                 channel.waitclose()
-            except ExecgwError as e:
+            except ExecgwError as e:  # noqa: PERF203  # each of them is asked
                 first = first or e
         if first is not None:
             raise first

@@ -45,7 +45,7 @@ class XSpec:
         def __getattr__(self, name):
             if name.startswith("_"):
                 raise AttributeError(name)
-            return None
+            return
 
     def __init__(self, string: str) -> None:
         self._spec = string

@@ -1,4 +1,5 @@
 """The channel that people hold, on both sides: send, receive, iterate, callbacks, files, closing."""
+
 from __future__ import absolute_import
 
 from ..wire.errors import ChannelClosed, DumpError, LoadError, RemoteError, TimeoutError
@@ -9,7 +10,6 @@ if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Iterator, Optional  # noqa: F401
 
     from ..wire.mux import Port  # noqa: F401
-
 
 
 class Channel(object):
@@ -106,6 +106,7 @@ class Channel(object):
 
     def __next__(self):
         # type: () -> Any
+        """The next item, as receive() gives it; the end of the channel is the end of the iteration."""
         try:
             return self.receive()
         except ChannelClosed:

@@ -1,4 +1,5 @@
 """How a worker runs more than one task at a time, and the locks, events and queues that fit it."""
+
 from __future__ import absolute_import
 
 if False:  # for mypy only: Python 2.7 has no typing module
@@ -59,11 +60,9 @@ class ExecModel(object):
     def get_ident(self):
         # type: () -> int
         """The number of the current thread."""
-        try:
-            from _thread import get_ident
-        except ImportError:
-            from thread import get_ident  # type: ignore[import-not-found,no-redef]
-        return get_ident()
+        from .compat import get_ident
+
+        return int(get_ident())
 
     def sleep(self, seconds):
         # type: (float) -> None

@@ -1,24 +1,24 @@
 """Exceptions across the wire: raised there, told in a CLOSE frame, RemoteError here."""
+
 from __future__ import absolute_import
 
+from ..wire.compat import text_type
 from ..wire.errors import LoadError, RemoteError
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any  # noqa: F401
-
-_text = type("".encode("ascii").decode("ascii"))
 
 
 def as_text(value):
     # type: (Any) -> str
     """str(value), whatever it raises; text on Python 2, too."""
     try:
-        if isinstance(value, _text):
+        if isinstance(value, text_type):
             return value
         text = str(value)
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     except Exception as e:
-        return _text("<unprintable %s: %s>" % (type(value).__name__, type(e).__name__))
+        return text_type("<unprintable %s: %s>" % (type(value).__name__, type(e).__name__))
 
 
 def pack_error(codec, fault):

@@ -1,4 +1,5 @@
 """File-like objects over a channel, for print(file=...), sys.stdout and the like."""
+
 from __future__ import absolute_import
 
 from ..wire.errors import ChannelClosed

@@ -1,4 +1,5 @@
 """What the gateways of both sides share: making channels and knowing them again by number."""
+
 from __future__ import absolute_import
 
 from .channel import Channel

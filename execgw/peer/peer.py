@@ -11,30 +11,27 @@ Three locks, taken in this order and never held while blocking:
     send_lock  the sending side: sequence numbers, credit spent, the out queue
     writing    who writes to the link; only ever tried, so that a full pipe blocks nobody but the writer
 """
-from __future__ import absolute_import
 
-try:  # the collections package would cost a worker's start a millisecond
-    from _collections import deque
-except ImportError:
-    from collections import deque
+from __future__ import absolute_import
 
 from ..wire import codec as values
 from ..wire import frames as f
-from ..wire.errors import RemoteProtocolError, SendBlocked
-from ..wire.mux import FRAME_COST, HEARD, PORT, TASK, Port
+from ..wire.errors import RemoteProtocolError
+from ..wire.mux import FRAME_COST, HEARD, PORT, TASK
+from .compat import allocate_lock, clock, deque
 from .faults import again, pack_error
-from .turn import WATCHING, Turn, allocate_lock, clock
+from .turn import WATCHING, Turn
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Deque, List, Optional, Tuple  # noqa: F401
+
+    from ..wire.mux import Port  # noqa: F401
 
 CHUNK = 64 * 1024  # values up to this are never cut
 HIGH_WATER = 512 * 1024  # bytes in the out queue from which on senders of data wait
 CORK_BYTES = 32 * 1024
 # Small frames that follow one another faster than this, with no answer read between, are written together.
 CORK_SECONDS = 0.0005
-GROWN_WINDOW = 64 << 20  # how far an inbox grows while its own side waits in send()
-STUCK_SECONDS = 1.0
 
 NO_ITEM = object()  # receive: the time is over
 NO_ENDMARKER = object()  # setcallback: no last call
@@ -337,51 +334,13 @@ class Peer(object):
     def _wait_to_send(self, port, mine=False):
         # type: (Port, bool) -> None
         """Wait for credit, for the end of another thread's value, or for room in the link."""
+        from .blocked import wait_to_send
+
         if self.out_size > HIGH_WATER:
             self._push()
-
-        def may_send(port):
-            # type: (Port) -> Any
-            return port.send_closed or (port.allowed > port.sent and (mine or not port.busy))
-
-        with self.lock:
-            port.blocked += 1
-            taken, since = port.consumed, 0.0
-            try:
-                while not may_send(port):
-                    if not self._jammed(port):
-                        since = 0.0
-                        self.turn.until(lambda port: may_send(port) or self._jammed(port), port, None)
-                        continue
-                    if not since or port.consumed != taken:
-                        taken, since = port.consumed, clock()
-                    elif clock() - since >= STUCK_SECONDS:
-                        raise SendBlocked(
-                            "channel %d: both sides wait in send() and nobody receives: %d bytes (%d values) wait "
-                            "here, and the other side takes no more; receive() between the sends, or read in a "
-                            "callback or a second thread"
-                            % (port.number, port.received - port.consumed, len(port.items))
-                        )
-                    self.turn.until(lambda port: may_send(port) or port.consumed != taken, port, STUCK_SECONDS)
-            finally:
-                port.blocked -= 1
-                if not port.blocked:
-                    port.window = self.mux.window
+        wait_to_send(self, port, mine)
         if port.send_closed:
             self.check_open(port)
-
-    def _jammed(self, port):
-        # type: (Port) -> bool
-        """While we wait in send(), let the other side send more, lest both wait for ever; true at the limit."""
-        if port.granted - port.received >= self.mux.window // 2 or port.ended:
-            return False
-        if port.window < GROWN_WINDOW:
-            port.window = min(port.window * 2, GROWN_WINDOW)
-            more = self.mux.grant(port)
-            if more:
-                self._queue(f.CREDIT, port.number, f.pack_credit(more))
-            return False
-        return port.granted <= port.received
 
     def check_open(self, port):
         # type: (Port) -> None

@@ -2,14 +2,11 @@
 
 A thread that is done waits a while for the next job; starting one costs ten times as much as waking one.
 """
+
 from __future__ import absolute_import
 
-from .turn import Waiter, allocate_lock
-
-try:  # the collections package would cost a worker's start a millisecond
-    from _collections import deque
-except ImportError:
-    from collections import deque
+from .compat import allocate_lock, deque
+from .turn import Waiter
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Deque, List, Optional  # noqa: F401

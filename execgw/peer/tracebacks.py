@@ -1,6 +1,8 @@
 """What travels of an exception: its type, text, arguments, notes, causes and its traceback as text."""
+
 from __future__ import absolute_import
 
+import linecache
 import sys
 import traceback
 
@@ -16,7 +18,7 @@ DEEPEST = 8  # causes of causes
 
 def describe(exc, codec, tb=None, skip="", depth=0):
     # type: (BaseException, Any, Any, str, int) -> Dict[str, Any]
-    """What travels of an exception.  Frames of files that start with *skip* at the top of the traceback are left out."""
+    """What travels of an exception, without the outermost frames in files that start with *skip*."""
     kind = type(exc)
     tb = tb if tb is not None else getattr(exc, "__traceback__", None)
     while skip and tb is not None and tb.tb_next is not None and tb.tb_frame.f_code.co_filename.startswith(skip):
@@ -57,10 +59,13 @@ def describe(exc, codec, tb=None, skip="", depth=0):
     }
 
 
-def current(codec, skip=""):
-    # type: (Any, str) -> bytes
-    """The payload for the exception that is being handled."""
+def current(codec, skip="", sources=None):
+    # type: (Any, str, Any) -> bytes
+    """The payload for the exception that is being handled; *sources* is {file name: text} of code that was sent."""
     kind, exc, tb = sys.exc_info()
+    for filename, source in list((sources or {}).items()):
+        # So the traceback shows the lines that ran; files of that name here may be others, or none.
+        linecache.cache[filename] = len(source), None, source.splitlines(True), filename
     try:
         return pack_error(codec, describe(exc, codec, tb, skip))  # type: ignore[arg-type]
     finally:

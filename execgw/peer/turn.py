@@ -12,22 +12,17 @@ States of the keeper:  WATCHING it reads.  RESTING a leader reads, the keeper sl
 the keeper looks again within a tick: touched since -> TICKING; a leader -> RESTING; nobody -> WATCHING.  So a thread
 that receives again and again never hands the link back and forth; testing/peer/test_turn.py walks all interleavings.
 """
+
 from __future__ import absolute_import
 
-import sys
 import time
 
-try:
-    from _thread import allocate_lock
-except ImportError:
-    from thread import allocate_lock  # type: ignore[import-not-found,no-redef]
+from .compat import PY2, allocate_lock, clock
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, List, Optional  # noqa: F401
 
 WATCHING, TICKING, RESTING = "watching", "ticking", "resting"
-PY2 = sys.version_info[0] == 2
-clock = getattr(time, "monotonic", time.time)
 
 
 class Waiter(object):

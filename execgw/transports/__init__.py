@@ -22,7 +22,8 @@ class Kind(Protocol):
     start  starts a worker; *via* is the session of the gateway that the spec's via= names, if any
     """
 
-    keys: tuple[str, ...]
+    @property
+    def keys(self) -> tuple[str, ...]: ...
 
     def start(self, launch: Launch, via: Session | None) -> Transport: ...
 

@@ -1,8 +1,8 @@
 """The seam between a session and the way its bytes go.
 
-A transport moves bytes and nothing else: it knows no frame, no channel and no gateway.  A kind of gateway is a file like
-process.py: a subclass of Transport, and a Kind that makes one from a spec.  Third parties register a Kind under the
-entry-point group `execgw.transports`; testing/transports/test_contract.py is the test that each must pass.
+A transport moves bytes and nothing else: it knows no frame, no channel and no gateway.  A kind of gateway is a file
+like process.py: a subclass of Transport, and a Kind that makes one from a spec.  Third parties register a Kind under
+the entry-point group `execgw.transports`; testing/transports/test_contract.py is the test that each must pass.
 """
 
 from __future__ import annotations
@@ -130,13 +130,25 @@ class Transport:
 _shared_sockets: set[socket.socket] = set()
 
 
-class _Waiting(threading.local):
-    """Each thread that waits has one wake-up socket and one poll object."""
+class _Pair:
+    """Two ends of a wake-up; closed with the thread that they belong to, at the exit of the process too."""
 
     def __init__(self) -> None:
         self.end, self.wake = socket.socketpair()
         self.end.setblocking(False)
         self.wake.setblocking(False)
+
+    def __del__(self) -> None:
+        self.end.close()
+        self.wake.close()
+
+
+class _Waiting(threading.local):
+    """Each thread that waits has one wake-up socket and one poll object."""
+
+    def __init__(self) -> None:
+        self.pair = _Pair()
+        self.end, self.wake = self.pair.end, self.pair.wake
         self.poller = select.poll()
         self.poller.register(self.end, select.POLLIN)
         self.fd = -1
@@ -154,6 +166,8 @@ class SocketTransport(Transport):
         self.sock = sock
         _shared_sockets.add(sock)
         self._leader_wake: socket.socket | None = None
+        self._woken = False  # wake() was called since the last wait()
+        self._at_end = False
         self._fd = sock.fileno()
         self._recv = sock.recv
         self._send = sock.send
@@ -163,11 +177,14 @@ class SocketTransport(Transport):
 
     def read(self) -> bytes | None:
         try:
-            return self._recv(READ_SIZE)
+            data = self._recv(READ_SIZE)
         except BlockingIOError:
             return None
         except OSError:
-            return b""
+            data = b""
+        if not data:
+            self._at_end = True
+        return data
 
     def write(self, pieces: list[Any]) -> int:
         try:
@@ -184,18 +201,22 @@ class SocketTransport(Transport):
 
     def wait(self, timeout: float | None) -> bool:
         mine = _waiting
-        fd = self._fd
-        if fd < 0:
-            return True
+        # A link that has ended is readable for ever; its session wakes us when it has found out why.
+        fd = -1 if self._at_end else self._fd
         if mine.fd != fd:
             if mine.fd >= 0:
                 mine.poller.unregister(mine.fd)
-            mine.poller.register(fd, select.POLLIN)
+            if fd >= 0:
+                mine.poller.register(fd, select.POLLIN)
             mine.fd = fd
         self._leader_wake = mine.wake
+        if self._woken:  # before _leader_wake was ours
+            self._woken = False
+            return False
         for ready, _ in mine.poller.poll(None if timeout is None else timeout * 1000 + 0.5):
             if ready == fd:
                 return True
+            self._woken = False
             try:
                 mine.end.recv(4096)
             except BlockingIOError:
@@ -203,9 +224,11 @@ class SocketTransport(Transport):
         return False
 
     def wake(self) -> None:
-        if self._leader_wake is not None:
+        self._woken = True
+        wake = self._leader_wake
+        if wake is not None:
             try:
-                self._leader_wake.send(b"!")
+                wake.send(b"!")
             except OSError:  # full: it will wake anyway; closed: its thread is gone
                 pass
 
@@ -213,26 +236,36 @@ class SocketTransport(Transport):
         if self._fd >= 0:
             poller = select.poll()
             poller.register(self._fd, select.POLLOUT)
-            poller.poll(None if timeout is None else timeout * 1000)
+            # Not for ever: it may be closed, and its number another's, before poll() has looked.
+            poller.poll(500 if timeout is None else timeout * 1000)
 
     def want_write(self) -> None:
         from .._loop import get_loop
 
-        if self._fd >= 0:
-            get_loop().when_writable(self._fd, self.on_writable)
+        loop = get_loop()
+        with loop.lock:
+            if self._fd >= 0:
+                loop.when_writable(self._fd, self.on_writable)
 
     def close_link(self) -> None:
         from .._loop import get_loop
 
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            get_loop().forget(fd)
+        loop = get_loop()
+        with loop.lock:
+            fd, self._fd = self._fd, -1
+            if fd < 0:
+                return
+            loop.forget(fd)
             _shared_sockets.discard(self.sock)
             try:
                 self.sock.shutdown(socket.SHUT_RDWR)  # a thread that waits on it wakes
             except OSError:
                 pass
             self.sock.close()
+
+    def close(self) -> None:
+        super().close()
+        self._leader_wake = None  # not this session's, and it is garbage for longer than that thread lives
 
 
 def _close_in_child() -> None:

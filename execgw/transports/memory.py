@@ -1,7 +1,7 @@
 """memory: a worker in a thread of this very process, for tests of code that uses gateways.
 
-Everything is real but the process: the same session, frames and worker, over a socket pair.  os.getpid(), os.chdir() and
-the imported modules are this process's own, and chdir, env and nice are refused for that reason.
+Everything is real but the process: the same session, frames and worker, over a socket pair.  os.getpid(), os.chdir()
+and the imported modules are this process's own, and chdir, env and nice are refused for that reason.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _serve(fd: int) -> None:
 class MemoryKind:
     """memory"""
 
-    keys = ()
+    keys: tuple[str, ...] = ()
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
         for key in ("python", "chdir", "nice", "via"):

@@ -95,8 +95,9 @@ class ProcessTransport(SocketTransport):
 
             def show() -> None:
                 _show(data)
-                if self._err == err:
-                    loop.when_readable(err, self._read_stderr)
+                with loop.lock:
+                    if self._err == err:
+                        loop.when_readable(err, self._read_stderr)
 
             loop.callbacks.submit(show)
 
@@ -107,10 +108,12 @@ class ProcessTransport(SocketTransport):
             get_loop().callbacks.submit(lambda: _show(data))
 
     def _close_stderr(self) -> None:
-        err, self._err = self._err, -1
-        if err >= 0:
-            get_loop().forget(err)
-            os.close(err)
+        loop = get_loop()
+        with loop.lock:
+            err, self._err = self._err, -1
+            if err >= 0:
+                loop.forget(err)
+                os.close(err)
 
     # -- the process
 
@@ -132,9 +135,10 @@ class ProcessTransport(SocketTransport):
         _signal_group(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
         if self._pidfd >= 0:
-            get_loop().forget(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+            with get_loop().lock:
+                get_loop().forget(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = -1
         if self._err >= 0:
             self._read_stderr()
         self._ended = Ended(code, self._tail.decode("utf-8", "replace"))
@@ -195,7 +199,8 @@ def _spawn(launch: Launch, argv: list[str], stdin: Any, stderr: int, cwd: str | 
         )
     except FileNotFoundError as e:
         raise PythonNotFound(
-            f"gateway {launch.id!r}: no program {argv[0]!r} (python={launch.python!r}); give a path, or: command -v {argv[0]}"
+            f"gateway {launch.id!r}: there is no program {argv[0]!r} (python={launch.python!r}); "
+            f"try: command -v {shlex.quote(argv[0])}"
         ) from e
     except (OSError, ValueError) as e:
         raise StartError(f"gateway {launch.id!r}: cannot start {argv[0]!r}: {e}") from e
@@ -204,7 +209,7 @@ def _spawn(launch: Launch, argv: list[str], stdin: Any, stderr: int, cwd: str | 
 class PopenKind:
     """popen, popen//python=python3.9, popen//python=sudo -u joe python3"""
 
-    keys = ()
+    keys: tuple[str, ...] = ()
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
         words: list[str | None] = [None]

@@ -14,17 +14,19 @@ from .errors import LoadError
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Dict, List, Tuple  # noqa: F401
 
+_Unpickler = vars(pickle)["_Unpickler"]  # type: Any  # the one in Python; private, but there since 3.0
+
 MOST_COLLISIONS = 100
 
 
-class _Careful(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Careful(_Unpickler):  # type: ignore[misc]
     """The unpickler in Python, which counts hashes before it inserts keys."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch = dict(_Unpickler.dispatch)
 
-    def __init__(self, data, find):
-        # type: (bytes, Callable[[str, str], Any]) -> None
-        pickle._Unpickler.__init__(self, BytesIO(data), encoding="latin-1")  # type: ignore[attr-defined]
+    def __init__(self, data, find, encoding):
+        # type: (bytes, Callable[[str, str], Any], str) -> None
+        _Unpickler.__init__(self, BytesIO(data), encoding=encoding)
         self.find_class = find
         self.seen = {}  # type: Dict[Tuple[int, str], int]
 
@@ -41,30 +43,30 @@ class _Careful(pickle._Unpickler):  # type: ignore[name-defined,misc]
     def load_setitems(self):
         # type: () -> None
         self.check(id(self.metastack[-1][-1]), self.stack[::2])
-        pickle._Unpickler.load_setitems(self)  # type: ignore[attr-defined]
+        _Unpickler.load_setitems(self)
 
     def load_additems(self):
         # type: () -> None
         self.check(id(self.metastack[-1][-1]), self.stack)
-        pickle._Unpickler.load_additems(self)  # type: ignore[attr-defined]
+        _Unpickler.load_additems(self)
 
     def load_setitem(self):
         # type: () -> None
         self.check(id(self.stack[-3]), [self.stack[-2]])
-        pickle._Unpickler.load_setitem(self)  # type: ignore[attr-defined]
+        _Unpickler.load_setitem(self)
 
     def load_frozenset(self):
         # type: () -> None
         self.check(-1 - len(self.seen), self.stack)
-        pickle._Unpickler.load_frozenset(self)  # type: ignore[attr-defined]
+        _Unpickler.load_frozenset(self)
 
     def load_reduce(self):
         # type: () -> None
-        """set(list) and frozenset(list), as protocol 2 writes them."""
+        """set(list) and frozenset(list), as protocol 2 writes them; a hostile sender may put a tuple there."""
         for argument in self.stack[-1]:
-            if isinstance(argument, list):
+            if isinstance(argument, (list, tuple)):
                 self.check(-1 - len(self.seen), argument)
-        pickle._Unpickler.load_reduce(self)  # type: ignore[attr-defined]
+        _Unpickler.load_reduce(self)
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.SETITEM[0]] = load_setitem
@@ -73,7 +75,7 @@ class _Careful(pickle._Unpickler):  # type: ignore[name-defined,misc]
     dispatch[pickle.REDUCE[0]] = load_reduce
 
 
-def careful_load(data, find):
-    # type: (bytes, Callable[[str, str], Any]) -> Any
+def careful_load(data, find, encoding):
+    # type: (bytes, Callable[[str, str], Any], str) -> Any
     """Load scanned bytes; raises LoadError for a flood of colliding keys."""
-    return _Careful(data, find).load()
+    return _Careful(data, find, encoding).load()

@@ -10,25 +10,19 @@ format: a tree without memo (`fast` mode), so that a shared object arrives as co
 *trusted* bytes (a child process of our own on this host) go to the C unpickler with a fixed table of names at once;
 all others pass wire/scan.py first.
 """
+
 from __future__ import absolute_import
 
 import struct
 import sys
 
+from .compat import PY2, int_types, text_type
 from .errors import DumpError, LoadError
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union  # noqa: F401
 
 PICKLE, BYTES, TEXT, INT, FLOAT, ATOM, BUFFERS, NATIVE2 = range(8)
-
-PY2 = sys.version_info[0] == 2
-if PY2:
-    _int_types = (int, long)  # type: ignore[name-defined]  # noqa: F821
-    _text = unicode  # type: ignore[name-defined]  # noqa: F821
-else:
-    _int_types = (int,)
-    _text = str
 
 # The newest pickle protocol that this interpreter and its peer both read: 2 (2.7), 4 (3.4 to 3.7), 5.
 PROTOCOL = 2 if PY2 else (5 if sys.version_info >= (3, 8) else 4)
@@ -37,7 +31,7 @@ HAS_OVERRIDE = sys.version_info >= (3, 8)
 _int64 = struct.Struct("!q")
 _double = struct.Struct("!d")
 _ATOMS = [None, False, True]
-PLAIN = frozenset([type(None), bool, float, complex, bytes, bytearray, _text] + list(_int_types))
+PLAIN = frozenset([type(None), bool, float, complex, bytes, bytearray, text_type] + list(int_types))
 CONTAINERS = frozenset([list, tuple, dict, set, frozenset])
 
 
@@ -83,6 +77,7 @@ def _buffer(index, kind, meta):
     raise LoadError("a buffer outside of a value with buffers")
 
 
+_call = None  # type: Any
 _HOMES = (__name__, "execgw.wire.codec", "_execgw.wire.codec")
 _CALLABLE = {"_complex": _complex, "_channel": _channel, "_buffer": _buffer}  # type: Dict[str, Callable[..., Any]]
 _GLOBALS = {("_codecs", "encode"): _latin1}  # type: Dict[Tuple[str, str], Callable[..., Any]]
@@ -141,7 +136,7 @@ class Codec(object):
                 return INT, _int64.pack(value)
             except struct.error:
                 return self._encode_tree(value)
-        if kind is _text:
+        if kind is text_type:
             try:
                 return TEXT, value.encode("utf-8")
             except UnicodeEncodeError:  # lone surrogates, which the pickle format carries
@@ -159,7 +154,11 @@ class Codec(object):
         try:
             encoder = self._encoders.pop()
         except IndexError:
-            from .trees import Encoder  # only now: the pickle module takes a worker milliseconds to import
+            # Only now: the pickle module takes a worker milliseconds to import.
+            if HAS_OVERRIDE:
+                from .trees import Encoder
+            else:
+                from .trees_old import Encoder  # type: ignore[assignment]
 
             encoder = Encoder(self)
         try:
@@ -171,16 +170,15 @@ class Codec(object):
         if self.protocol < 5 and HAS_OVERRIDE:
             from .refusal import refusal
 
-            reason = refusal(self, value)
+            reason = refusal(self, value, 10000)
             if reason:
                 raise DumpError(reason)
         self._encoders.append(encoder)
         if not buffers:
             return PICKLE, data
-        parts = data if type(data) is list else [data]
-        head = [struct.pack("!IQ", len(buffers), sum(map(len, parts)))]
-        head.extend([struct.pack("!Q", len(item)) for item in buffers])
-        return BUFFERS, [b"".join(head)] + parts + buffers
+        from .buffers import pack
+
+        return BUFFERS, pack(data, buffers)
 
     # -- bytes to values
 
@@ -205,7 +203,9 @@ class Codec(object):
             if form == NATIVE2:
                 return data.decode("latin-1") if self.py2str_as_py3str and not PY2 else data
             if form == BUFFERS:
-                return self._decode_buffers(data)
+                from .buffers import unpack
+
+                return self._decode_tree(*unpack(data))
         except LoadError:
             raise
         except MemoryError:
@@ -219,27 +219,16 @@ class Codec(object):
         from .trees import load
 
         value = load(self, data, buffers)
-        return _to_native2(value) if PY2 and self.py3str_as_py2str else value
+        if PY2 and self.py3str_as_py2str:
+            from .buffers import to_native2
 
-    def _decode_buffers(self, data):
-        # type: (Any) -> Any
-        if PY2:
-            data = bytes(data)
-        count, size = struct.unpack_from("!IQ", data, 0)
-        at = 12 + 8 * count
-        if at + size > len(data):
-            raise LoadError("%d buffers are announced in %d bytes" % (count, len(data)))
-        sizes = struct.unpack_from("!%dQ" % count, data, 12)
-        if at + size + sum(sizes) != len(data):
-            raise LoadError("the buffers' sizes do not add up")
-        view = data if PY2 else memoryview(data)
-        head = bytes(view[at : at + size])
-        at += size
-        buffers = []
-        for size in sizes:
-            buffers.append(view[at : at + size])
-            at += size
-        return self._decode_tree(head, buffers)
+            value = to_native2(value)
+        return value
+
+    def encoding2(self):
+        # type: () -> str
+        """For an unpickler of Python 3: what 8-bit strings of Python 2 become."""
+        return "latin-1" if self.py2str_as_py3str else "bytes"
 
     def find(self, module, name, buffers):
         # type: (str, str, Any) -> Callable[..., Any]
@@ -250,24 +239,12 @@ class Codec(object):
         if call is _channel:
             return self.channel_for  # type: ignore[no-any-return]
         if call is _buffer:
-            from .buffers import rebuild
+            from .buffers import rebuild_from
 
-            return lambda index, kind, meta: rebuild(kind, meta, buffers[index])
+            return rebuild_from(buffers)
         return call
 
 
 def _no_atom():
     # type: () -> Any
     raise LoadError("an atom is one byte")
-
-
-def _to_native2(value):
-    # type: (Any) -> Any
-    """On Python 2, when asked for: text becomes 8-bit strings (UTF-8), at every depth."""
-    if isinstance(value, _text):
-        return value.encode("utf-8")
-    if isinstance(value, dict):
-        return dict([(_to_native2(k), _to_native2(value[k])) for k in value])
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return type(value)([_to_native2(item) for item in value])
-    return value

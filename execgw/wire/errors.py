@@ -17,6 +17,7 @@ ExecgwError
 
 The near side adds the errors of a start in execgw/errors.py.
 """
+
 import sys
 
 if False:  # for mypy only: Python 2.7 has no typing module

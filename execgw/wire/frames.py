@@ -8,10 +8,12 @@ seq    the number of this frame in its direction, from 1, modulo 2**32
 ack    the last seq that the sender of this frame has received
 form   for DATA and EXEC: the value format (codec.py); otherwise 0
 """
+
 from __future__ import absolute_import
 
 import struct
 
+from .compat import PY2
 from .errors import RemoteProtocolError
 
 if False:  # for mypy only: Python 2.7 has no typing module
@@ -72,7 +74,7 @@ def pack_pairs(pairs):
 def unpack_pairs(payload):
     # type: (bytes) -> Dict[str, str]
     """The inverse of pack_pairs; RemoteProtocolError for anything else."""
-    texts = []
+    texts = []  # type: List[Any]
     at = 0
     try:
         while at < len(payload):
@@ -81,7 +83,7 @@ def unpack_pairs(payload):
             if at > len(payload):
                 raise ValueError("truncated")
             data = payload[at - size : at]
-            texts.append(data if str is bytes else data.decode("utf-8"))
+            texts.append(data if PY2 else data.decode("utf-8"))
         return dict(zip(texts[::2], texts[1::2]))
     except (ValueError, struct.error) as e:
         raise RemoteProtocolError("HELLO cannot be read: %s" % (e,))
@@ -90,7 +92,7 @@ def unpack_pairs(payload):
 def _part(data, start, stop):
     # type: (bytes, int, int) -> Any
     """A slice; uncopied if it is large, where join() takes views (Python 3)."""
-    if stop - start < 4096 or str is bytes:
+    if stop - start < 4096 or PY2:
         return data[start:stop]
     return memoryview(data)[start:stop]
 
@@ -111,7 +113,7 @@ class FrameReader(object):
 
     def feed(self, data):
         # type: (bytes) -> List[Tuple[int, int, int, int, int, int, Any]]
-        frames = []
+        frames = []  # type: List[Any]
         at = 0
         if self._head is not None:
             if len(data) < self._missing:

@@ -5,18 +5,15 @@ and everything about incoming values, the *sending* lock around header() and eve
 sides look at have one writer each and only grow (`allowed` by reading, `sent` by sending), so they need no third.
 
 Credit.  A frame of DATA costs its size + FRAME_COST.  The receiver has granted a window of bytes when a channel opens
-and grants more as values are taken, half a window at a time.  A sender may send a chunk while it has any credit left, so
-at most one chunk more than was granted is ever on its way.  Chunks of an unfinished value count as taken at once while
-no finished value waits before it (else a value larger than the window could never arrive).
+and grants more as values are taken, half a window at a time.  A sender may send a chunk while it has any credit left,
+so at most one chunk more than was granted is ever on its way.  Chunks of an unfinished value count as taken at once
+while no finished value waits before it (else a value larger than the window could never arrive).
 """
+
 from __future__ import absolute_import
 
-try:  # the collections package would cost a worker's start a millisecond
-    from _collections import deque
-except ImportError:
-    from collections import deque
-
 from . import frames as f
+from .compat import deque
 from .errors import LocalProtocolError, RemoteProtocolError
 from .frames import HEADER, FrameReader
 

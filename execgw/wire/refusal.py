@@ -1,15 +1,17 @@
 """Why a value cannot travel: the path to the bad item and the reason, for the message of a DumpError."""
+
 from __future__ import absolute_import
 
-from .codec import CONTAINERS, HAS_OVERRIDE, PLAIN, _text
+from .codec import CONTAINERS, HAS_OVERRIDE, PLAIN
+from .compat import text_type
 from .errors import DumpError
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, List, Optional, Tuple  # noqa: F401
 
 
-def refusal(codec, value):
-    # type: (Any, Any) -> Optional[str]
+def refusal(codec, value, deepest=300):
+    # type: (Any, Any, int) -> Optional[str]
     """Find the first item that cannot travel: its path and the reason, or None if all can."""
     todo = [(value, "value", ())]  # type: List[Tuple[Any, str, Tuple[int, ...]]]
     while todo:
@@ -24,17 +26,19 @@ def refusal(codec, value):
             return "%s: %s" % (path, reason)
         if id(item) in above:
             return "%s: a %s that contains itself" % (path, kind.__name__)
-        if len(above) > 300:
-            return "%s...: nested deeper than 300" % path[:60]
+        if len(above) > deepest:
+            return "%s...: nested deeper than %d" % (path[:60], deepest)
         inside = above + (id(item),)
+        subs = []  # type: List[Tuple[Any, str, Tuple[int, ...]]]
         if kind is dict:
             for key in item:
-                todo.append((key, "%s key %.80r" % (path, key), inside))
-                todo.append((item[key], "%s[%.80r]" % (path, key), inside))
+                subs.append((key, "%s key %.80r" % (path, key), inside))
+                subs.append((item[key], "%s[%.80r]" % (path, key), inside))
         elif kind in (list, tuple):
-            todo.extend([(sub, "%s[%d]" % (path, i), inside) for i, sub in enumerate(item)])
+            subs.extend([(sub, "%s[%d]" % (path, i), inside) for i, sub in enumerate(item)])
         else:
-            todo.extend([(sub, "%s item %.80r" % (path, sub), inside) for sub in item])
+            subs.extend([(sub, "%s item %.80r" % (path, sub), inside) for sub in item])
+        todo.extend(reversed(subs))  # the first of them is looked at next
     return None
 
 
@@ -53,7 +57,7 @@ def _why_not(codec, item):
 
         if take_apart(item) is not None:
             return None
-    for plain in (bool, int, float, complex, bytes, bytearray, _text, list, tuple, dict, set, frozenset):
+    for plain in (bool, int, float, complex, bytes, bytearray, text_type, list, tuple, dict, set, frozenset):
         if isinstance(item, plain):
             name = plain.__name__
             return "cannot send %r, a subclass of %s; send %s(it)" % (kind, name, name)

@@ -8,6 +8,7 @@ Memory: an accepted value of n bytes needs at most MEMORY_FACTOR * n + MEMORY_FL
 Time: linear.  A container with many keys whose hashes can be chosen (wide ints, floats, tuples) is told to the caller,
 who then loads it with a loader that counts collisions (see codec.py).
 """
+
 from __future__ import absolute_import
 
 from .errors import LoadError
@@ -15,7 +16,7 @@ from .errors import LoadError
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Dict, FrozenSet, List, Tuple  # noqa: F401
 
-MAX_DEPTH = 400
+MAX_DEPTH = 1000  # what the pickler of most Pythons writes at all; hashing deeper keys could use up the C stack
 MEMORY_FACTOR = 80
 MEMORY_FLOOR = 1 << 20
 RISKY_KEYS = 1000
@@ -31,6 +32,7 @@ _WIDE_INTS = (0x8A, 0x8B)
 _EMPTY = {0x5D: 56, 0x7D: 64, 0x8F: 216}
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _NO_ARGUMENT_TEXT = {0x8C: "text", 0x58: "text"}
+_CALLEE = -2  # on the shadow stack: one of our names; only REDUCE may take it
 
 
 def _little(data, start, size):
@@ -53,6 +55,8 @@ class _Scan(object):
         self.memory = 0
         self.risky = 0
         self.texts = {}  # type: Dict[int, bytes]
+        self.callees = 0  # names on the stack
+        self.listed = False  # set(list) or the like may come: items of lists and tuples may be keys
 
     def since_mark(self, at):
         # type: (int) -> List[int]
@@ -70,6 +74,8 @@ class _Scan(object):
             raise LoadError("at byte %d: nested deeper than %d" % (at, MAX_DEPTH))
         self.stack.append(depth * 2 + hashable)
         self.memory += 56 + 8 * len(items)
+        if self.listed:
+            self.risky += sum([item & 1 for item in items])
 
     def grow_top(self, items, keys, per_item, at):
         # type: (List[int], List[int], int, int) -> None
@@ -80,7 +86,7 @@ class _Scan(object):
         if depth > MAX_DEPTH:
             raise LoadError("at byte %d: nested deeper than %d" % (at, MAX_DEPTH))
         self.stack[-1] = max(self.stack[-1], depth * 2)
-        self.risky += sum([key & 1 for key in keys])
+        self.risky += sum([key & 1 for key in (items if self.listed else keys)])
         self.memory += per_item * len(items)
 
     def container(self, op, at):
@@ -115,8 +121,11 @@ class _Scan(object):
             self.memory += 216 + 80 * len(items)
             self.push_container(items, 1, at)
         elif op == 0x52:  # REDUCE: what is called can only be one of ours, for nothing else was let in
-            items = self.pop(2, at)
-            self.push_container(items, 1, at)
+            callee, args = self.pop(2, at)
+            if callee != _CALLEE:
+                raise LoadError("at byte %d: nothing that may be called" % at)
+            self.callees -= 1
+            self.push_container([args], 1, at)
             self.memory += 216
         else:
             raise LoadError("at byte %d: opcode 0x%02x is not part of the value format" % (at, op))
@@ -145,7 +154,9 @@ class _Scan(object):
             end = at + 1
         if name not in self.allowed:
             raise LoadError("at byte %d: %r is not a type that may travel" % (at, b".".join(name)[:80]))
-        self.stack.append(0)
+        self.stack.append(_CALLEE)
+        self.callees += 1
+        self.listed = self.listed or name[1] in (b"set", b"frozenset")
         return end
 
     def run(self):
@@ -206,6 +217,8 @@ class _Scan(object):
                         % (size, self.memory, MEMORY_FACTOR, MEMORY_FLOOR)
                     )
                 at += 1
+        if self.callees:
+            raise LoadError("a name that is not called is no value")
         if at != size - 1 or len(stack) != 1 or self.marks:
             raise LoadError("the value is truncated or has bytes after its end (%d of %d read)" % (at, size))
         if self.memory > limit:

@@ -2,6 +2,7 @@
 
 Imported when the first such value travels: the pickle module takes a worker milliseconds.
 """
+
 from __future__ import absolute_import
 
 import gc
@@ -9,7 +10,8 @@ import sys
 from _codecs import encode as _codecs_encode
 from io import BytesIO
 
-from .codec import ALLOWED, CONTAINERS, HAS_OVERRIDE, PLAIN, PY2, _buffer, _channel, _complex
+from .codec import ALLOWED, CONTAINERS, HAS_OVERRIDE, PLAIN, _buffer, _channel, _complex
+from .compat import PY2
 from .errors import LoadError
 
 if PY2:
@@ -19,9 +21,11 @@ if PY2:
         import pickle as _pickle
 else:
     try:
-        import _pickle  # type: ignore[import-not-found,no-redef]
+        import _pickle
     except ImportError:  # PyPy: its pickle module is the fast one
         import pickle as _pickle  # type: ignore[no-redef]
+
+pickle_module = _pickle  # type: Any
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, List, Tuple  # noqa: F401
@@ -55,11 +59,11 @@ class _Sink(object):
 
 
 if HAS_OVERRIDE:
-    _OURS = (_channel, _complex, _buffer)
+    _OURS = (_channel, _complex, _buffer)  # type: Tuple[Any, ...]
     # Protocols below 5 write these plain types by calling their class, which then comes by here as an object.
-    _CLASSES = (set, frozenset, bytearray, bytes, _codecs_encode)
+    _CLASSES = (set, frozenset, bytearray, bytes, _codecs_encode)  # type: Tuple[Any, ...]
 
-    class Encoder(_pickle.Pickler):  # type: ignore[misc,name-defined]
+    class Encoder(_pickle.Pickler):
         """Writes one tree after the other; asks _reduce about everything that is not exactly a plain type."""
 
         def __init__(self, codec):
@@ -101,39 +105,10 @@ if HAS_OVERRIDE:
             buffers, self.buffers = self.buffers, []
             return self.sink.take(), buffers
 
-else:
-
-    class Encoder(object):  # type: ignore[no-redef]
-        """For interpreters before 3.8: pickles first, then scans what came out for what must not travel."""
-
-        def __init__(self, codec):
-            # type: (Any) -> None
-            self.codec = codec
-
-        def encode(self, value):
-            # type: (Any) -> Tuple[Any, List[Any]]
-            sink = BytesIO()
-            pickler = _pickle.Pickler(sink, self.codec.protocol)
-            pickler.fast = True
-            pickler.dump(value)
-            data = sink.getvalue()
-            if PY2 or b"\x93" in data:
-                from .scan import scan
-
-                try:
-                    scan(data, ALLOWED)
-                except LoadError:
-                    raise Refused
-                from .refusal import refusal
-
-                if refusal(self.codec, value):  # a class, or a channel of another session
-                    raise Refused
-            return data, []
-
 
 if not PY2:
 
-    class Decoder(_pickle.Unpickler):  # type: ignore[misc,name-defined]
+    class Decoder(_pickle.Unpickler):
         """Knows the names of _GLOBALS and no others."""
 
         codec = None  # type: Any
@@ -153,14 +128,14 @@ def load(codec, data, buffers):
         if scan(data, ALLOWED):
             from .careful import careful_load
 
-            return careful_load(data, lambda module, name: codec.find(module, name, buffers))
+            return careful_load(data, lambda module, name: codec.find(module, name, buffers), codec.encoding2())
     stream = BytesIO(data)
     if PY2:
         loader = _pickle.Unpickler(stream)
         name = "find_global" if _pickle.__name__ == "cPickle" else "find_class"
         setattr(loader, name, lambda module, name: codec.find(module, name, buffers))
     else:
-        loader = Decoder(stream, encoding="latin-1" if codec.py2str_as_py3str else "bytes")
+        loader = Decoder(stream, encoding=codec.encoding2())
         loader.codec = codec
         loader.buffers = buffers
     if len(data) < MANY or not gc.isenabled():

@@ -1,7 +1,8 @@
 """The first file that runs in a worker: makes the shipped modules importable, as package _execgw, and starts to serve.
 
-The near side runs this text in a scratch namespace and calls boot(modules, files): {name: source text or marshalled
-code, or '' for what is to be asked for when it is imported} and {name: file name}.  Nothing is unpacked before that.
+The near side runs this text in a scratch namespace and calls boot(modules, root): {name: source text or marshalled
+code, or '' for what is to be asked for when it is imported}, and the folder that their file names start with.  Nothing
+is unpacked before it is imported.
 """
 
 import sys
@@ -15,10 +16,14 @@ def _execute(code, namespace):
 class Shipped(object):
     """Finder and loader of the shipped modules, for Python 2 and 3."""
 
-    def __init__(self, modules, files):
+    def __init__(self, modules, root):
         self.modules = modules
-        self.files = files
+        self.root = root
         self.fetch = None
+
+    def file_of(self, name):
+        """'_execgw.wire.codec' -> ROOT/wire/codec.py"""
+        return self.root + "/" + "/".join(name.split(".")[1:]) + ".py"
 
     def add(self, name):
         """Import one module, or create one of the packages."""
@@ -41,7 +46,7 @@ class Shipped(object):
         return module
 
     def exec_module(self, module):
-        module.__file__ = self.files[module.__name__]
+        module.__file__ = self.file_of(module.__name__)
         code = self.modules[module.__name__]
         if not code:
             code = self.modules[module.__name__] = self.fetch(module.__name__)
@@ -50,7 +55,7 @@ class Shipped(object):
 
             code = marshal.loads(code)
         else:
-            code = compile(code, self.files[module.__name__], "exec", 0, True)
+            code = compile(code, self.file_of(module.__name__), "exec", 0, True)
         _execute(code, module.__dict__)
 
     # Python 3
@@ -59,7 +64,7 @@ class Shipped(object):
             return None
         from _frozen_importlib import ModuleSpec
 
-        return ModuleSpec(name, self, origin=self.files[name])
+        return ModuleSpec(name, self, origin=self.file_of(name))
 
     def create_module(self, spec):
         return None
@@ -79,9 +84,9 @@ class Shipped(object):
         return source if isinstance(source, str) else source.decode("utf-8")
 
 
-def boot(modules, files, readable, writable):
+def boot(modules, root, readable, writable):
     """Serve on two file descriptors, or two files on Jython, until the near side goes."""
-    shipped = Shipped(modules, files)
+    shipped = Shipped(modules, root)
     sys.meta_path.append(shipped)
     for package in ("_execgw", "_execgw.wire", "_execgw.peer", "_execgw.worker"):
         shipped.add(package)

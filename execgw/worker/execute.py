@@ -1,10 +1,11 @@
 """Runs one task: compiles the source that came, calls what it names, and ends its channel with how it went."""
+
 from __future__ import absolute_import
 
 import os
 import sys
 
-from ..peer.channel import Channel
+from ..peer.compat import PY2
 from ..peer.faults import pack_error
 from ..wire import codec as values
 from ..wire.errors import ChannelClosed, GatewayClosed
@@ -12,6 +13,7 @@ from ..wire.errors import ChannelClosed, GatewayClosed
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, Optional, Tuple  # noqa: F401
 
+    from ..peer.channel import Channel  # noqa: F401
     from ..wire.mux import Port  # noqa: F401
 
 DEADLOCK_TEXT = "concurrent remote_exec would cause deadlock for main_thread_only execmodel"
@@ -35,9 +37,9 @@ def _code_of(source, filename):
     code = _compiled.get(key)
     if code is None:
         _sources[filename] = source
-        text = source.encode("utf-8") if str is bytes and not isinstance(source, str) else source
-        if str is bytes and not text.startswith(b"\xef\xbb\xbf"):
-            text = b"\xef\xbb\xbf" + text  # so Python 2 takes it for UTF-8
+        text = source  # type: Any
+        if PY2:  # it takes 8-bit source with this mark for UTF-8
+            text = b"\xef\xbb\xbf" + (source if isinstance(source, bytes) else source.encode("utf-8"))
         code = compile(text, filename, "exec", 0, True)
         if len(_compiled) >= MOST_COMPILED:
             _compiled.clear()
@@ -52,15 +54,6 @@ def _named(module, path):
     for name in path.split("."):
         found = getattr(found, name)
     return found
-
-
-def _show_sources():
-    # type: () -> None
-    """Let tracebacks show the lines of what was sent; files of that name here may be others, or none."""
-    import linecache
-
-    for filename, source in list(_sources.items()):
-        linecache.cache[filename] = len(source), None, source.splitlines(True), filename
 
 
 class Task(object):
@@ -110,7 +103,7 @@ class Task(object):
             _execute(_code_of(task, "<remote exec>"), {"channel": channel, "__name__": "__channelexec__"})
             return
         what, source, filename, name, args, kwargs = task
-        if str is bytes:  # Python 2 takes only its own strings for names
+        if PY2:  # takes only its own strings for names
             kwargs = dict([(str(key), kwargs[key]) for key in kwargs])
         if what == "named":
             self._answer(codec, _named(source, name)(*args, **kwargs))
@@ -134,8 +127,6 @@ class Task(object):
         try:
             from ..peer.tracebacks import current
 
-            _show_sources()
-            return current(codec, OWN_FILES)
+            return current(codec, OWN_FILES, _sources)
         except Exception as e:  # memory is out, or the code has broken the interpreter's modules: say what can be said
             return bytes(bytearray([values.TEXT])) + ("%s while telling an error" % type(e).__name__).encode("ascii")
-

@@ -2,9 +2,11 @@
 
 So status, interrupt and credit are heard while user code computes.  See peer/turn.py for when it reads.
 """
+
 from __future__ import absolute_import
 
-from ..peer.turn import RESTING, TICKING, WATCHING, Waiter, allocate_lock, clock
+from ..peer.compat import allocate_lock, clock
+from ..peer.turn import RESTING, TICKING, WATCHING, Waiter
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, List, Optional, Tuple  # noqa: F401

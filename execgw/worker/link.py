@@ -1,10 +1,12 @@
-"""A worker's end of the link: two file descriptors (one socket, or stdin and stdout of ssh), read and written plainly."""
+"""A worker's end of the link: two file descriptors, one socket or the stdin and stdout of ssh."""
+
 from __future__ import absolute_import
 
 import errno
 import os
 import select
 
+from ..peer.compat import PY2
 from ..peer.peer import behind
 
 if False:  # for mypy only: Python 2.7 has no typing module
@@ -179,4 +181,4 @@ class FdLink(object):
 def _plain(pieces):
     # type: (List[Any]) -> List[Any]
     """Python 2 joins no memoryviews."""
-    return pieces if str is not bytes else [getattr(piece, "tobytes", lambda piece=piece: piece)() for piece in pieces]
+    return pieces if not PY2 else [getattr(piece, "tobytes", lambda piece=piece: piece)() for piece in pieces]

@@ -1,15 +1,18 @@
 """A worker's life: say hello, run tasks, answer the near side's questions, end with it.
 
-    main thread      runs tasks; while there is none it waits for one, and so reads the link (peer/turn.py)
-    standby thread   keeper.py: reads while the main thread computes; never runs user code
-    further threads  tasks beyond the first at the same time (execmodel thread), callbacks
+main thread      runs tasks; while there is none it waits for one, and so reads the link (peer/turn.py)
+standby thread   keeper.py: reads while the main thread computes; never runs user code
+further threads  tasks beyond the first at the same time (execmodel thread), callbacks
 """
+
 from __future__ import absolute_import
 
 import os
 import sys
 
 from ..peer.channel import Channel, number_of
+from ..peer.compat import allocate_lock, deque, get_ident, start_new_thread
+from ..peer.faults import again
 from ..peer.gateway import BaseGateway
 from ..peer.peer import Peer
 from ..peer.pool import Pool
@@ -20,15 +23,6 @@ from ..wire.mux import Mux, Port
 from .execute import DEADLOCK_TEXT, Task
 from .keeper import Keeper
 from .link import FdLink, take_over
-
-try:  # the collections package would cost a worker's start a millisecond
-    from _collections import deque
-except ImportError:
-    from collections import deque
-try:
-    from _thread import get_ident, start_new_thread
-except ImportError:
-    from thread import get_ident, start_new_thread  # type: ignore[import-not-found,no-redef]
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Deque, Dict  # noqa: F401
@@ -67,6 +61,10 @@ def _import_threading(main):
         active.pop(get_ident(), None)
         setattr(thread, ident, main)
         active[main] = thread
+        if getattr(thread, "_tstate_lock", None) is not None:  # 3.4 to 3.12: released when this thread ends
+            lock = allocate_lock()
+            lock.acquire()
+            thread._tstate_lock = lock  # type: ignore[attr-defined]
 
 
 class WorkerGateway(BaseGateway):
@@ -86,7 +84,6 @@ class WorkerGateway(BaseGateway):
 
         return self._made.setdefault("execmodel", ExecModel(self.backend))
 
-
     def __repr__(self):
         # type: () -> str
         return "<WorkerGateway id=%r>" % (self.id,)
@@ -101,12 +98,10 @@ class Server(object):
         self.owns_process = owns_process  # False: a worker in a thread, for tests; it must not end the process
         self.main = get_ident()
         self.gateway = WorkerGateway("worker", "thread")
-        codec = Codec(
-            PROTOCOL, True, Channel, lambda channel: number(channel), lambda channel: self.gateway._channel_for(channel)
-        )
+        codec = Codec(PROTOCOL, True, Channel, None, self.gateway._channel_for)
         self.keeper = Keeper()
         self.peer = Peer(link, self.keeper, Mux(first=2), codec)
-        number = number_of(self.peer)
+        codec.number_of = number_of(self.peer)
         self.keeper.peer = self.gateway._peer = self.peer
         self.keeper.link = link
         self.gateway._callbacks = Pool(self._start_known_thread)
@@ -183,7 +178,9 @@ class Server(object):
         number = str(self.questions)
         self.peer.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": "module", "name": name}))
         self.peer.wait_until(lambda port: number in self.answers or self.peer.lost, self.main_port)
-        told = self.answers.pop(number, {"problem": "the near side has gone"})
+        if self.peer.lost is not None:
+            raise again(self.peer.lost)
+        told = self.answers.pop(number)
         if "source" not in told:
             raise ImportError("%s: %s" % (name, told.get("problem")))
         return told["source"]

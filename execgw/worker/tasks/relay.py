@@ -1,8 +1,9 @@
 """via=: starts a process beside this worker and carries its bytes over the channel, both ways.
 
-    channel -> stdin of the process          bytes; (signal number,) sends a signal to its group
-    stdout  -> channel                       bytes; (exit code, last lines of stderr) when it has ended
+channel -> stdin of the process          bytes; (signal number,) sends a signal to its group
+stdout  -> channel                       bytes; (exit code, last lines of stderr) when it has ended
 """
+
 import os
 import signal
 import subprocess

@@ -1,0 +1,66 @@
+"""What a thread does in send() while its channel has no credit.
+
+The other side may be waiting in send() on the same channel, for us to receive.  So while we wait, our inbox grows, up to
+GROWN_WINDOW; when it is full as well, and nobody receives, send() raises SendBlocked rather than hang.
+"""
+
+from __future__ import absolute_import
+
+from ..wire import frames as f
+from ..wire.errors import SendBlocked
+from .compat import clock
+
+if False:  # for mypy only: Python 2.7 has no typing module
+    from typing import Any  # noqa: F401
+
+    from ..wire.mux import Port  # noqa: F401
+
+GROWN_WINDOW = 64 << 20
+STUCK_SECONDS = 1.0  # without anybody receiving, once both queues are full
+
+
+def wait_to_send(peer, port, mine):
+    # type: (Any, Port, bool) -> None
+    """Wait until the port has credit and, unless it is *mine*, no other thread's value is on its way; or is closed."""
+
+    def may_send(port):
+        # type: (Port) -> Any
+        return port.send_closed or (port.allowed > port.sent and (mine or not port.busy))
+
+    with peer.lock:
+        port.blocked += 1
+        taken, since = port.consumed, 0.0
+        try:
+            while not may_send(port):
+                if not jammed(peer, port):
+                    since = 0.0
+                    peer.turn.until(lambda port: may_send(port) or jammed(peer, port), port, None)
+                    continue
+                if not since or port.consumed != taken:
+                    taken, since = port.consumed, clock()
+                elif clock() - since >= STUCK_SECONDS:
+                    raise SendBlocked(
+                        "channel %d: both sides wait in send() and nobody receives: %d bytes (%d values) wait here, "
+                        "and the other side takes no more; receive() between the sends, or read in a callback or a "
+                        "second thread" % (port.number, port.received - port.consumed, len(port.items))
+                    )
+                seen = taken
+                peer.turn.until(lambda port, seen=seen: may_send(port) or port.consumed != seen, port, STUCK_SECONDS)
+        finally:
+            port.blocked -= 1
+            if not port.blocked:
+                port.window = peer.mux.window
+
+
+def jammed(peer, port):
+    # type: (Any, Port) -> bool
+    """Let the other side send more while we wait; true once there is no more to let."""
+    if port.granted - port.received >= peer.mux.window // 2 or port.ended:
+        return False
+    if port.window < GROWN_WINDOW:
+        port.window = min(port.window * 2, GROWN_WINDOW)
+        more = peer.mux.grant(port)
+        if more:
+            peer._queue(f.CREDIT, port.number, f.pack_credit(more))
+        return False
+    return port.granted <= port.received
