@@ -73,8 +73,6 @@ class Hub:
             loop = get_loop()
             transport = kind.start(launch, via)
             session = Session(transport, launch, loop, via)
-            if via is not None:
-                transport.child = session  # type: ignore[attr-defined]
             session.begin(launch, execmodel)
         except BaseException:
             with self.lock:

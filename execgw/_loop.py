@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import selectors
 import socket
@@ -147,15 +148,15 @@ class Loop:
                     continue
                 for event, call in list(key.data.items()):
                     if event & events:
-                        call()
+                        _guarded(call)
             self._asked = False
             while self._soon:
-                self._soon.pop(0)()
+                _guarded(self._soon.pop(0))
             now = clock()
             while self._timers and self._timers[0][0] <= now:
                 with self.lock:
                     call = heapq.heappop(self._timers)[2]
-                call()
+                _guarded(call)
             if self._ticking:
                 self._tick()
 
@@ -173,6 +174,14 @@ class Loop:
             with peer.lock:
                 if peer.turn.tick() != TICKING or peer.lost is not None:
                     self._ticking.discard(peer)
+
+
+def _guarded(call: Callable[[], None]) -> None:
+    """A bug in what one gateway does here must not end the loop of all."""
+    try:
+        call()
+    except Exception:
+        logging.getLogger("execgw").exception("in the I/O loop: %r", call)
 
 
 def _flush(peer: Any) -> None:

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from .transports.base import Ended, Launch, Transport
 
 VERSION = 1
+MOST_UNREAD = 4 << 20  # bytes that wait to be written while the worker goes on asking
 MOST_NOISE = 64 * 1024  # bytes before the start marker: login banners and the like
 LAST_SECONDS = 0.5  # how long a process may live on after its link has ended, before it is killed
 UNTRUSTED_HELD = 256 << 20  # bytes of values that may wait here, from a worker that is not our own child
+UNTRUSTED_CHANNELS = 4096  # that it opened itself, at a time
 UNTRUSTED_VALUE = 128 << 20  # bytes of one value from there
 
 
@@ -47,7 +49,7 @@ class Session(Peer):
         self.transport = transport
         self.loop = loop
         self.via = via
-        limits = (None, None) if transport.trusted else (UNTRUSTED_VALUE, UNTRUSTED_HELD)
+        limits = () if transport.trusted else (UNTRUSTED_VALUE, UNTRUSTED_HELD, UNTRUSTED_CHANNELS)
         super().__init__(transport, loop, Mux(1, *limits), Codec(trusted=transport.trusted), via)
         self.mux.window = transport.window
         self.on_heard = self._on_heard
@@ -63,6 +65,7 @@ class Session(Peer):
         self._noise = b""
         self._numbers = itertools.count(1)
         self._answers: dict[str, dict[str, str] | None] = {}
+        transport.attach(self)
 
     # -- starting
 
@@ -111,7 +114,10 @@ class Session(Peer):
             if self.about.get("version") != str(VERSION):
                 version = self.about.get("version")
                 return HandshakeError(f"{where}: the worker speaks version {version!r}, this side {VERSION}")
-            self.codec.protocol = min(self.codec.protocol, int(self.about["protocol"]))
+            try:
+                self.codec.protocol = min(self.codec.protocol, max(int(self.about["protocol"]), 2))
+            except (KeyError, ValueError):
+                return HandshakeError(f"{where}: the worker's hello makes no sense: {self.about!r}"[:500])
             return None
         noise = self._noise[:200]
         if self.broken is None:
@@ -161,6 +167,8 @@ class Session(Peer):
                 self._answers[told["number"]] = told
                 self._wake_port_locked()
         elif kind == f.ASK:
+            if self.out_size > MOST_UNREAD:
+                raise RemoteProtocolError("it asks, and does not read the answers")
             asked = f.unpack_pairs(payload)
             self._queue(f.TELL, 0, f.pack_pairs({"number": asked.get("number", ""), **_answer(asked)}))
 

@@ -59,9 +59,11 @@ class Channel(object):
 
     def _raise_closed(self):
         # type: () -> None
-        lost = self._peer.lost
-        if lost is not None and (self._port.error is None or not isinstance(self._port.error, bytes)):
-            raise again(lost)
+        why = self._port.error
+        if isinstance(why, bytes):  # not taken away: receive() is to raise it
+            raise OSError("cannot send to %r: the other side ended it: %s" % (self, unpack_error(self._codec, why).message))
+        if self._peer.lost is not None:
+            raise again(self._peer.lost)
         raise OSError("cannot send to %r" % (self,))
 
     # -- receiving

@@ -30,8 +30,13 @@ class BaseGateway(object):
     def newchannel(self):
         # type: () -> Any
         """A new channel, not bound to any code; both sides may use it once it was sent over another channel."""
-        with self._peer.lock:
-            return self._channel_of(self._peer.mux.open())
+        peer = self._peer
+        with peer.lock:
+            port = peer.mux.open()
+            if peer.lost is not None:
+                port.error = peer.lost
+                peer.mux.drop(port)
+            return self._channel_of(port)
 
     def _channel_for(self, number):
         # type: (int) -> Any

@@ -118,7 +118,7 @@ class Peer(object):
         with self.lock:
             if self.turn.state == WATCHING:
                 self._read()
-        if self.out:
+        if self.out or self.relays:
             self.flush()
 
     def _read(self):
@@ -139,20 +139,18 @@ class Peer(object):
         # type: (bytes) -> None
         """Bytes of the other side; under the lock."""
         try:
-            events = self.mux.feed(data)
+            for event in self.mux.feed(data):
+                what = event[0]
+                if what == PORT:
+                    self._changed(event[1])
+                elif what == TASK:
+                    self.on_task(*event[1:])
+                elif what == HEARD:
+                    self.on_heard(event[1], event[2])
+                else:  # REFUSED
+                    self._refuse(event[1], event[2])
         except RemoteProtocolError as e:
             self.on_link_end(e)
-            return
-        for event in events:
-            what = event[0]
-            if what == PORT:
-                self._changed(event[1])
-            elif what == TASK:
-                self.on_task(*event[1:])
-            elif what == HEARD:
-                self.on_heard(event[1], event[2])
-            else:  # REFUSED
-                self._refuse(event[1], event[2])
 
     def _changed(self, port):
         # type: (Port) -> None
@@ -313,6 +311,8 @@ class Peer(object):
         finally:
             if started:
                 self._queue(f.DATA, port.number, b"", f.ABORT)
+            if self.out:  # an exception got us out of waiting for the link: the loop writes what is left
+                self.flush()
             port.busy = False
             self._wake_port(port)
 

@@ -54,10 +54,9 @@ class Pool(object):
         # type: () -> None
         try:
             self.start(self._run)
-        except RuntimeError:  # the interpreter is shutting down and starts no thread: run it here
+        except RuntimeError:  # the interpreter is shutting down and starts no thread; the others will see to it
             with self.lock:
                 self.threads -= 1
-            self._run_jobs()
 
     def _check(self, seen):
         # type: (int) -> None

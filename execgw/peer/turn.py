@@ -46,14 +46,21 @@ class Waiter(object):
         # type: (Optional[float]) -> None
         if timeout is None:
             self.lock.acquire()
-        elif not PY2:
-            self.lock.acquire(True, max(timeout, 0))
-        else:  # Python 2 has no acquire with a timeout; its own threading module polls, too
-            end = clock() + timeout
-            while not self.lock.acquire(False):
-                if clock() >= end:
-                    return
-                time.sleep(0.002)
+        else:
+            acquire(self.lock, timeout)
+
+
+def acquire(lock, timeout):
+    # type: (Any, float) -> None
+    """Acquire a lock, or give up after *timeout* seconds."""
+    if not PY2:
+        lock.acquire(True, max(timeout, 0))
+        return
+    end = clock() + timeout
+    while not lock.acquire(False):  # Python 2 has no timeout here; its own threading module polls, too
+        if clock() >= end:
+            return
+        time.sleep(0.002)
 
 
 class Turn(object):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .._session import Session
     from ..spec import XSpec
 
 READ_SIZE = 256 * 1024
@@ -98,6 +99,9 @@ class Transport:
         raise NotImplementedError
 
     on_writable: Callable[[], None]
+
+    def attach(self, session: Session) -> None:
+        """The session that these bytes belong to; from now on feed it, if data comes by itself."""
 
     # -- the process behind it
 
@@ -270,8 +274,11 @@ class SocketTransport(Transport):
 
 def _close_in_child() -> None:
     """A forked child must not hold the links of its parent open: the worker's end of file would never come."""
+    global _waiting
     for sock in list(_shared_sockets):
         sock.close()
+    _shared_sockets.clear()
+    _waiting = _Waiting()  # its wake-ups would reach the parent
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..peer.peer import HIGH_WATER
 from ..wire import codec as values
 from ..wire import frames as f
 from ..wire.mux import FRAME_COST
@@ -49,11 +50,16 @@ class RelayTransport(Transport):
         with via.lock:
             self._port = via.mux.open()
             self._port.claimed = True
-            self._port.notify = self._changed
         via.send_task(self._port, form, data)
 
     def bootstrap(self) -> bytes:
         return self._boot
+
+    def attach(self, session: Session) -> None:
+        self.child = session
+        with self._via.lock:
+            self._port.notify = self._changed
+            self._changed(self._port)
 
     # -- bytes
 
@@ -103,7 +109,7 @@ class RelayTransport(Transport):
                 while at < len(view):
                     if port.send_closed:
                         return sum(map(len, pieces))
-                    if port.allowed <= port.sent or via.out_size > 4 * CHUNK:
+                    if port.allowed <= port.sent or via.out_size > HIGH_WATER:
                         break
                     part = view[at : at + CHUNK]
                     via.out.append(via.mux.header(f.DATA, 0, values.BYTES, port.number, len(part)))

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ class ProcessTransport(SocketTransport):
         self.program = shlex.join(argv[:-1]) + " ..."
         self._boot = boot
         self._tail = b""
+        self._unseen: list[bytes] = []
+        self._show_lock = threading.Lock()
         self._showing = False
         self._ended: Ended | None = None
         self._on_end: Callable[[], None] | None = None
@@ -84,28 +87,39 @@ class ProcessTransport(SocketTransport):
             return
         except OSError:
             data = b""
-        loop = get_loop()
         if not data:
             self._close_stderr()
             return
         self._tail = (self._tail + data)[-TAIL:]
+        self._unseen.append(data)
         if self._showing:
             err = self._err
-            loop.forget(err)
+            get_loop().forget(err)  # until this is shown: who writes too much waits, as it would on a terminal
 
             def show() -> None:
-                _show(data)
-                with loop.lock:
-                    if self._err == err:
-                        loop.when_readable(err, self._read_stderr)
+                self._show()
+                if self._err == err:
+                    get_loop().when_readable(err, self._read_stderr)
 
-            loop.callbacks.submit(show)
+            get_loop().callbacks.submit(show)
+        elif len(self._unseen) > 64:  # before the start nothing is shown; an endless banner must not fill the memory
+            del self._unseen[0]
+
+    def _show(self) -> None:
+        """Write to our own stderr what was not yet shown, as a child that had inherited it would."""
+        with self._show_lock:
+            while self._unseen:
+                data = self._unseen.pop(0)
+                try:
+                    while data:
+                        data = data[os.write(2, data) :]
+                except OSError:
+                    pass
 
     def started(self) -> None:
         self._showing = True
-        if self._tail:
-            data = self._tail
-            get_loop().callbacks.submit(lambda: _show(data))
+        if self._unseen:
+            get_loop().callbacks.submit(self._show)
 
     def _close_stderr(self) -> None:
         loop = get_loop()
@@ -141,6 +155,8 @@ class ProcessTransport(SocketTransport):
                 self._pidfd = -1
         if self._err >= 0:
             self._read_stderr()
+        if self._showing:  # all of it before anybody hears of the end: the near side may be ending, too
+            self._show()
         self._ended = Ended(code, self._tail.decode("utf-8", "replace"))
         if self._on_end is not None:
             self._on_end()
@@ -168,15 +184,6 @@ def _signal_group(pid: int, number: int) -> None:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             pass
-
-
-def _show(data: bytes) -> None:
-    """Write to our own stderr, as a child that had inherited it would."""
-    try:
-        while data:
-            data = data[os.write(2, data) :]
-    except OSError:
-        pass
 
 
 def _spawn(launch: Launch, argv: list[str], stdin: Any, stderr: int, cwd: str | None) -> subprocess.Popen[bytes]:

@@ -23,6 +23,7 @@ if False:  # for mypy only: Python 2.7 has no typing module
 WINDOW = 1 << 20  # unless the two sides have agreed on another (HELLO)
 FRAME_COST = 96  # what a queued value needs beside its bytes, measured on 64-bit CPython; and the header
 MOST_CHANNELS = 1 << 16  # open at a time, as far as the other side opened them
+MOST_UNCLAIMED = 1024
 LAST_CHANNEL = (1 << 32) - 1
 _MASK = 0xFFFFFFFF
 
@@ -81,8 +82,9 @@ class Port(object):
 class Mux(object):
     """The channels of one session, as one side sees them.  *first* is the number of this side's first channel."""
 
-    def __init__(self, first, max_value=None, max_held=None):
-        # type: (int, Optional[int], Optional[int]) -> None
+    def __init__(self, first, max_value=None, max_held=None, max_channels=MOST_CHANNELS):
+        # type: (int, Optional[int], Optional[int], int) -> None
+        self.max_channels = max_channels
         self.reader = FrameReader()
         self.window = WINDOW
         self.ports = {}  # type: Dict[int, Port]
@@ -92,6 +94,7 @@ class Mux(object):
         self.dropped = 0  # frames for channels that are no more
         self._next = first
         self._newest_theirs = (3 - first) - 2  # the newest channel number that the other side used
+        self._unclaimed = deque()  # type: Deque[Port]  # closed by the other side before this side knew them
         self._skipped = set()  # type: Set[int]  # below it, but not yet seen
         self.seq = 0  # of the last frame sent
         self.received_seq = 0
@@ -138,7 +141,7 @@ class Mux(object):
         """A port for a number of the other side's that was never seen before, else None."""
         newest = self._newest_theirs
         if number > newest:
-            if (number - newest) // 2 + len(self._skipped) > MOST_CHANNELS:
+            if (number - newest) // 2 + len(self._skipped) > self.max_channels:
                 raise RemoteProtocolError("channel %d is too far from the newest, %d" % (number, newest))
             self._skipped.update(range(newest + 2, number, 2))
             self._newest_theirs = number
@@ -146,8 +149,8 @@ class Mux(object):
             self._skipped.discard(number)
         else:
             return None
-        if len(self.ports) > MOST_CHANNELS:
-            raise RemoteProtocolError("more than %d channels are open" % MOST_CHANNELS)
+        if len(self.ports) > self.max_channels:
+            raise RemoteProtocolError("more than %d channels are open" % self.max_channels)
         self.ports[number] = port = Port(number, self.window)
         return port
 
@@ -290,7 +293,22 @@ class Mux(object):
             port.error = payload or None
             if port.claimed:
                 del self.ports[number]
+            else:
+                self._leave_unclaimed(port)
         return PORT, port
+
+    def _leave_unclaimed(self, port):
+        # type: (Port) -> None
+        """Its number may still come in a value that nobody has read yet: keep what it holds, but not of too many."""
+        if not port.items and port.error is None:
+            del self.ports[port.number]
+            return
+        self._unclaimed.append(port)
+        if len(self._unclaimed) > MOST_UNCLAIMED:
+            oldest = self._unclaimed.popleft()
+            if not oldest.claimed:
+                self.held -= sum([item[2] for item in oldest.items])
+                self.ports.pop(oldest.number, None)
 
     def take(self, port):
         # type: (Port) -> Tuple[int, Any]

@@ -73,13 +73,14 @@ class FdLink(object):
         self.writable = writable
         set_nonblocking(readable)
         self._wake_end, self._wake = os.pipe()
-        for fd in (self._wake_end, self._wake):
+        self._poke_end, self._poke = os.pipe()  # the standby thread's own
+        for fd in (self._wake_end, self._wake, self._poke_end, self._poke):
             set_inheritable(fd, False)
             set_nonblocking(fd)
         # One poll object for each that may wait at the same time would be needed if they kept state; they do not.
         self._events = select.POLLIN
         self._reading = self._poller(readable, self._wake_end)
-        self._keeping = self._poller(readable)
+        self._keeping = self._poller(readable, self._poke_end)
 
     def _poller(self, *fds):
         # type: (int) -> Any
@@ -93,10 +94,15 @@ class FdLink(object):
         """Wait until there is something to read (true) or wake() is called."""
         return self._poll(self._reading, timeout)
 
-    def wait_as_keeper(self):
-        # type: () -> bool
+    def wait_as_keeper(self, timeout):
+        # type: (Optional[float]) -> bool
         """The same for the standby thread, at the same time: one poll object serves one thread."""
-        return self._poll(self._keeping, None)
+        return self._poll(self._keeping, timeout)
+
+    def wake_keeper(self):
+        # type: () -> None
+        """Get the standby thread out of wait_as_keeper()."""
+        _write_byte(self._poke)
 
     def _poll(self, poller, timeout):
         # type: (Any, Optional[float]) -> bool
@@ -110,17 +116,14 @@ class FdLink(object):
             if fd == self.readable:
                 return True
             try:
-                os.read(self._wake_end, 4096)
+                os.read(fd, 4096)
             except OSError:
                 pass
         return False
 
     def wake(self):
         # type: () -> None
-        try:
-            os.write(self._wake, b"!")
-        except OSError:  # full: it will wake anyway
-            pass
+        _write_byte(self._wake)
 
     def read(self):
         # type: () -> Optional[bytes]
@@ -170,12 +173,20 @@ class FdLink(object):
     def close(self):
         # type: () -> None
         """Close what is our own; the descriptors of the link are not."""
-        os.close(self._wake_end)
-        os.close(self._wake)
+        for fd in (self._wake_end, self._wake, self._poke_end, self._poke):
+            os.close(fd)
 
     def want_write(self):
         # type: () -> None
         """Never called: write() takes everything."""
+
+
+def _write_byte(fd):
+    # type: (int) -> None
+    try:
+        os.write(fd, b"!")
+    except OSError:  # full: it will wake anyway
+        pass
 
 
 def _plain(pieces):

@@ -9,9 +9,10 @@ from __future__ import absolute_import
 
 import os
 import sys
+import time
 
 from ..peer.channel import Channel, number_of
-from ..peer.compat import allocate_lock, deque, get_ident, start_new_thread
+from ..peer.compat import PY2, allocate_lock, deque, get_ident, start_new_thread
 from ..peer.faults import again
 from ..peer.gateway import BaseGateway
 from ..peer.peer import Peer
@@ -36,9 +37,8 @@ QUEUE_SECONDS = 1.0  # a second task waits this long in main_thread_only
 def _start_thread(function):
     # type: (Callable[[], None]) -> None
     """A daemon thread that the threading module knows, for it runs user code."""
-    import threading
-
-    thread = threading.Thread(target=function)
+    # No import statement: under Python 2 it waits for any import, and one may be waiting for us to read (fetch_module).
+    thread = sys.modules["threading"].Thread(target=function)
     thread.daemon = True
     thread.start()
 
@@ -130,7 +130,7 @@ class Server(object):
             self.gateway._callbacks.submit(lambda: self._run_beside(task))
         else:
             self._give_main(task)
-            self.keeper.later(QUEUE_SECONDS, lambda: self._refuse_late(task))
+            self.gateway._callbacks.submit(lambda: self._refuse_late(task))
 
     def _give_main(self, task):
         # type: (Task) -> None
@@ -154,7 +154,10 @@ class Server(object):
             self._stop(ClosedHere("the near side ended this gateway"), orphaned=False)
         elif kind == f.ASK:
             asked = f.unpack_pairs(payload)
-            answer = self._status() if asked["verb"] == "status" else {"problem": "no such question"}
+            verb = asked["verb"]
+            answer = self._status() if verb == "status" else {}
+            if verb[:11] == "reconfigure":  # py2str_as_py3str is of no use here: the near side is no Python 2
+                self.peer.codec.py3str_as_py2str = verb[-1] == "1"
             self.peer._queue(f.TELL, 0, f.pack_pairs(dict(answer, number=asked["number"])))
         elif kind == f.TELL:
             told = f.unpack_pairs(payload)
@@ -201,20 +204,19 @@ class Server(object):
 
     def _end(self, reason):
         # type: (Exception) -> None
-        import time
-
         self.peer.lose(reason)
         with self.peer.lock:
             self.peer.turn.all_changed()
-        if not self.orphaned or not self.owns_process:
-            return  # whoever sent BYE waits for us, and has a kill ladder
+        if not self.owns_process:
+            return
         time.sleep(LAST_WORDS_SECONDS / 2)
         if self.main_busy:
             import signal
 
             os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(LAST_WORDS_SECONDS / 2)
-        self._kill_group()
+        if self.orphaned:  # else whoever sent BYE waits for us, and has a kill ladder
+            time.sleep(LAST_WORDS_SECONDS / 2)
+            self._kill_group()
 
     def _kill_group(self):
         # type: () -> None
@@ -227,6 +229,7 @@ class Server(object):
 
     def _refuse_late(self, task):
         # type: (Task) -> None
+        time.sleep(QUEUE_SECONDS)
         with self.peer.lock:
             if task not in self.tasks:
                 return
@@ -291,11 +294,15 @@ class Server(object):
                 self._serve_one()
             except KeyboardInterrupt:  # between tasks: it was meant for one that has just ended
                 pass
-        if self.orphaned and self.owns_process:
+        if (self.orphaned or PY2) and self.owns_process:
             import atexit
 
+            if PY2 and "threading" in sys.modules and not self.orphaned:
+                sys.modules["threading"]._shutdown()  # waits for the user's own threads
             getattr(atexit, "_run_exitfuncs", lambda: None)()
-            self._kill_group()
+            if self.orphaned:
+                self._kill_group()
+            os._exit(0)  # finalizing, Python 2 empties the modules of threads that still run
 
     def _serve_one(self):
         # type: () -> None
@@ -325,5 +332,7 @@ def main(shipped, readable, writable):
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: os.close(copy))
     server = Server(link)
+    if PY2:
+        _import_threading(server.main)  # see _start_thread
     shipped.fetch = server.fetch_module
     server.serve()
