@@ -73,6 +73,7 @@ class Session(Peer):
         """Send what makes a worker of the process, and our HELLO behind it."""
         options = {"version": str(VERSION), "id": launch.id, "execmodel": execmodel}
         options["window"] = str(self.mux.window)
+        options["chunk"] = str(self.transport.chunk)
         if self.transport.group:
             options["group"] = "1"
         if not self.transport.applied:

@@ -19,6 +19,14 @@ from typing import Any
 # (what, source, file name, name, args, kwargs); see worker/execute.py.  A str alone is a source to run.
 Task = tuple[str, str, str, str, tuple[Any, ...], dict[str, Any]]
 
+# The module of the built-in functions has another name on Python 2.
+BUILTIN = """try:
+    import builtins
+except ImportError:
+    import __builtin__ as builtins
+builtin = builtins.{}
+"""
+
 
 def exec_task(source: object, kwargs: dict[str, Any]) -> Task | str:
     """The task of gw.remote_exec(source, **kwargs)."""
@@ -43,6 +51,8 @@ def call_task(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         module = func.__module__
         if isinstance(getattr(func, "__self__", None), types.ModuleType):
             module = func.__self__.__name__  # type: ignore[attr-defined]
+        if module == "builtins":
+            return "call", BUILTIN.format(func.__qualname__), "<builtins>", "builtin", args, kwargs
         return "named", module, "", func.__qualname__, args, kwargs
     if not isinstance(func, types.FunctionType):
         raise TypeError(

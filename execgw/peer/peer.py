@@ -30,8 +30,10 @@ if False:  # for mypy only: Python 2.7 has no typing module
 CHUNK = 64 * 1024  # values up to this are never cut
 HIGH_WATER = 512 * 1024  # bytes in the out queue from which on senders of data wait
 CORK_BYTES = 32 * 1024
-# Small frames that follow one another faster than this, with no answer read between, are written together.
-CORK_SECONDS = 0.0005
+# Small frames that follow one another faster than this, with no answer read between, are written together; but not
+# the first of them, for what waits here is lost if the process crashes: a worker's last words before os._exit().
+CORK_SECONDS = 0.0001
+CORK_AFTER = 32
 
 NO_ITEM = object()  # receive: the time is over
 NO_ENDMARKER = object()  # setcallback: no last call
@@ -67,6 +69,7 @@ class Peer(object):
         self.flush_asked = False
         self.unanswered = False  # something was written since the last read
         self.last_write = 0.0
+        self.burst = 0  # small frames that were sent one right after the other
         self.lost = None  # type: Any  # the exception that says why this session is no more
         self.dropped = deque()  # type: Deque[Port]  # ports whose channel object was garbage collected
         self.on_task = None  # type: Any  # (port, form, data): run code
@@ -173,11 +176,11 @@ class Peer(object):
 
     # -- sending
 
-    def send(self, port, form, data):
-        # type: (Port, int, Any) -> None
+    def send(self, port, form, data, kind=f.DATA):
+        # type: (Port, int, Any, int) -> None
         """Send one value; waits while the channel has no credit.  The caller has checked that it is open."""
         if type(data) is list or len(data) > CHUNK:
-            self._send_large(port, f.DATA, form, data if type(data) is list else [data])
+            self._send_large(port, kind, form, data if type(data) is list else [data])
             return
         size = len(data)
         self.send_lock.acquire()
@@ -185,9 +188,13 @@ class Peer(object):
             self.send_lock.release()
             self._wait_to_send(port)
             self.send_lock.acquire()
-        frame = self.mux.header(f.DATA, 0, form, port.number, size) + data
+        frame = self.mux.header(kind, 0, form, port.number, size) + data
         port.sent += size + FRAME_COST
-        if self.out or (self.unanswered and clock() - self.last_write < CORK_SECONDS):
+        if self.unanswered and clock() - self.last_write < CORK_SECONDS:
+            self.burst += 1
+        else:
+            self.burst = 0
+        if self.out or self.burst > CORK_AFTER:
             self.out.append(frame)
             self.out_size += len(frame)
             self.send_lock.release()
@@ -226,8 +233,7 @@ class Peer(object):
     def send_task(self, port, form, data):
         # type: (Port, int, Any) -> None
         """Open a channel with code to run."""
-        parts = data if type(data) is list else [data]
-        self._send_large(port, f.EXEC, form, parts)
+        self.send(port, form, data, f.EXEC)
 
     def control(self, kind, number, payload=b""):
         # type: (int, int, bytes) -> None
@@ -402,7 +408,10 @@ class Peer(object):
         """Close what garbage collection left behind: __del__ may run anywhere, so it only notes the port."""
         while self.dropped:
             port = self.dropped.popleft()
-            if port.notify is None:
+            if port.closed:
+                with self.lock:
+                    self.mux.drop(port)
+            elif port.notify is None:
                 self.close(port)
             else:
                 self.end(port)

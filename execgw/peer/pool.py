@@ -54,9 +54,15 @@ class Pool(object):
         # type: () -> None
         try:
             self.start(self._run)
-        except RuntimeError:  # the interpreter is shutting down and starts no thread; the others will see to it
+        except RuntimeError:  # no thread can be started: too many, or the interpreter is shutting down
+            # Not run here: the caller may hold locks that the job needs.  A thread that is done takes it, or a check does.
             with self.lock:
                 self.threads -= 1
+                if self.later is None or self.checking:
+                    return
+                self.checking = True
+                seen = self.done
+            self.later(STALL_SECONDS, lambda: self._check(seen))
 
     def _check(self, seen):
         # type: (int) -> None
@@ -83,7 +89,12 @@ class Pool(object):
                     return
                 job = self.jobs.popleft()
                 self.done += 1
-            job()
+            try:
+                job()
+            except BaseException:
+                with self.lock:
+                    self.threads -= 1
+                raise
 
     def _run(self):
         # type: () -> None

@@ -237,9 +237,10 @@ class SocketTransport(Transport):
                 pass
 
     def wait_writable(self, timeout: float | None) -> None:
-        if self._fd >= 0:
+        fd = self._fd  # once: another thread may close it at any time
+        if fd >= 0:
             poller = select.poll()
-            poller.register(self._fd, select.POLLOUT)
+            poller.register(fd, select.POLLOUT)
             # Not for ever: it may be closed, and its number another's, before poll() has looked.
             poller.poll(500 if timeout is None else timeout * 1000)
 

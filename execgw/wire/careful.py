@@ -8,15 +8,20 @@ from __future__ import absolute_import
 
 import pickle
 from io import BytesIO
+from time import thread_time
 
 from .errors import LoadError
 
 if False:  # for mypy only: Python 2.7 has no typing module
-    from typing import Any, Callable, Dict, List, Tuple  # noqa: F401
+    from typing import Any, Callable, Dict, List, Set, Tuple  # noqa: F401
 
 _Unpickler = vars(pickle)["_Unpickler"]  # type: Any  # the one in Python; private, but there since 3.0
 
 MOST_COLLISIONS = 100
+# Different hashes may still be chosen to try the same slots, one after the other: that is seen in the time it takes.
+FEW = 64  # items between two looks at the clock; even
+MOST_SECONDS = 0.1
+SECONDS_AN_ITEM = 3e-6
 
 
 class _Careful(_Unpickler):  # type: ignore[misc]
@@ -29,6 +34,8 @@ class _Careful(_Unpickler):  # type: ignore[misc]
         _Unpickler.__init__(self, BytesIO(data), encoding=encoding)
         self.find_class = find
         self.seen = {}  # type: Dict[Tuple[int, str], int]
+        self.inserted = 0  # items so far, and the time of this thread that they took
+        self.seconds = 0.0
 
     def check(self, container, keys):
         # type: (int, List[Any]) -> None
@@ -40,32 +47,58 @@ class _Careful(_Unpickler):  # type: ignore[misc]
             if count > MOST_COLLISIONS:
                 raise LoadError("more than %d keys of one container share a hash" % MOST_COLLISIONS)
 
+    def insert(self, put, items):
+        # type: (Callable[[List[Any]], object], List[Any]) -> None
+        """Call put() with a few of *items* at a time, and refuse keys whose insertion takes too long."""
+        for at in range(0, len(items), FEW):
+            start = thread_time()
+            some = items[at : at + FEW]
+            put(some)
+            self.seconds += thread_time() - start
+            self.inserted += len(some)
+            if self.seconds > MOST_SECONDS + SECONDS_AN_ITEM * self.inserted:
+                raise LoadError(
+                    "%d items took %.2f s: their keys were chosen to collide" % (self.inserted, self.seconds)
+                )
+
     def load_setitems(self):
         # type: () -> None
-        self.check(id(self.metastack[-1][-1]), self.stack[::2])
-        _Unpickler.load_setitems(self)
+        items = self.pop_mark()
+        self.check(id(self.stack[-1]), items[::2])
+        table = self.stack[-1]
+        self.insert(lambda some: table.update(zip(some[::2], some[1::2])), items)
 
     def load_additems(self):
         # type: () -> None
-        self.check(id(self.metastack[-1][-1]), self.stack)
-        _Unpickler.load_additems(self)
+        items = self.pop_mark()
+        self.check(id(self.stack[-1]), items)
+        self.insert(self.stack[-1].update, items)
 
     def load_setitem(self):
         # type: () -> None
         self.check(id(self.stack[-3]), [self.stack[-2]])
-        _Unpickler.load_setitem(self)
+        value, key = self.stack.pop(), self.stack.pop()
+        self.insert(self.stack[-1].update, [(key, value)])
 
     def load_frozenset(self):
         # type: () -> None
-        self.check(-1 - len(self.seen), self.stack)
-        _Unpickler.load_frozenset(self)
+        items = self.pop_mark()
+        self.check(-1 - len(self.seen), items)
+        self.stack.append(frozenset(self.tried(items)))
+
+    def tried(self, items):
+        # type: (List[Any]) -> Set[Any]
+        found = set()  # type: Set[Any]
+        self.insert(found.update, items)
+        return found
 
     def load_reduce(self):
         # type: () -> None
         """set(list) and frozenset(list), as protocol 2 writes them; a hostile sender may put a tuple there."""
-        for argument in self.stack[-1]:
-            if isinstance(argument, (list, tuple)):
-                self.check(-1 - len(self.seen), argument)
+        if len(self.stack[-1]) == 1 and isinstance(self.stack[-1][0], (list, tuple)):
+            items = list(self.stack[-1][0])
+            self.check(-1 - len(self.seen), items)
+            self.tried(items)
         _Unpickler.load_reduce(self)
 
     dispatch[pickle.SETITEMS[0]] = load_setitems

@@ -79,7 +79,12 @@ def _buffer(index, kind, meta):
 
 _call = None  # type: Any
 _HOMES = (__name__, "execgw.wire.codec", "_execgw.wire.codec")
-_CALLABLE = {"_complex": _complex, "_channel": _channel, "_buffer": _buffer}  # type: Dict[str, Callable[..., Any]]
+_CALLABLE = {
+    "_complex": _complex,
+    "_channel": _channel,
+    "_buffer": _buffer,
+    "_frozenset": _frozenset,
+}  # type: Dict[str, Callable[..., Any]]
 _GLOBALS = {("_codecs", "encode"): _latin1}  # type: Dict[Tuple[str, str], Callable[..., Any]]
 for _home in _HOMES:
     for _name in _CALLABLE:
@@ -164,9 +169,9 @@ class Codec(object):
         try:
             data, buffers = encoder.encode(value)
         except Exception as e:  # whatever the pickler or a hook of the object raises: it cannot travel
-            from .refusal import refusal
+            from .refusal import encode_after
 
-            raise DumpError(refusal(self, value) or "value: %s: %s" % (type(e).__name__, str(e)[:200]))
+            data, buffers = encode_after(e, encoder, value)
         if self.protocol < 5 and HAS_OVERRIDE:
             from .refusal import refusal
 
@@ -193,7 +198,10 @@ class Codec(object):
             if form == INT:
                 return _int64.unpack(data)[0]
             if form == TEXT:
-                return data if PY2 and self.py3str_as_py2str else data.decode("utf-8")
+                try:
+                    return data if PY2 and self.py3str_as_py2str else data.decode("utf-8")
+                except UnicodeDecodeError:  # lone surrogates of a Python 2
+                    return data.decode("utf-8", "surrogatepass")
             if form == BYTES:
                 return data
             if form == FLOAT:
@@ -241,7 +249,7 @@ class Codec(object):
         if call is _buffer:
             from .buffers import rebuild_from
 
-            return rebuild_from(buffers)
+            return rebuild_from(buffers)  # type: ignore[no-any-return]
         return call
 
 

@@ -84,6 +84,8 @@ def unpack_pairs(payload):
                 raise ValueError("truncated")
             data = payload[at - size : at]
             texts.append(data if PY2 else data.decode("utf-8"))
+        if len(texts) % 2:
+            raise ValueError("a name without a text")
         return dict(zip(texts[::2], texts[1::2]))
     except (ValueError, struct.error) as e:
         raise RemoteProtocolError("HELLO cannot be read: %s" % (e,))

@@ -88,7 +88,7 @@ class Mux(object):
         self.reader = FrameReader()
         self.window = WINDOW
         self.ports = {}  # type: Dict[int, Port]
-        self.max_value = max_value  # bytes of one value; None: as the memory allows
+        self.max_value = max_value  # bytes of one value in chunks; None: as the memory allows
         self.max_held = max_held  # bytes of all values that wait here
         self.held = 0
         self.dropped = 0  # frames for channels that are no more
@@ -128,8 +128,12 @@ class Mux(object):
 
     def drop(self, port):
         # type: (Port) -> None
-        """This side is done with a channel: what still comes for it is dropped."""
+        """This side is done with a channel: what still comes for it is dropped, what waits is not held against it."""
         port.closed = port.send_closed = port.ended = True
+        if port.items or port.pending:
+            self.held -= port.pending + sum([item[2] for item in port.items])
+            port.pending = 0
+            port.items = deque([(form, data, 0) for form, data, _ in port.items])
         self.ports.pop(port.number, None)
 
     def _is_theirs(self, number):
@@ -181,7 +185,8 @@ class Mux(object):
                 continue
             if seq != self.received_seq + 1:
                 if kind == f.ACK or not self._in_sequence(seq):
-                    self.acked = ack
+                    if (ack - self.acked) & _MASK <= _MASK // 2:  # a repeated frame says what is old
+                        self.acked = ack
                     continue
             self.received_seq = seq
             self.acked = ack

@@ -10,6 +10,34 @@ if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, List, Optional, Tuple  # noqa: F401
 
 
+def encode_after(error, encoder, value):
+    # type: (Exception, Any, Any) -> Any
+    """Encode a value after the encoder failed with *error*; DumpError if it cannot travel.
+
+    In fast mode CPython's pickler counts the frozensets that it has written as levels of nesting.  From 50 on it takes
+    what it has seen for a cycle (ValueError), or misses what it has not (KeyError).  So the next try is without them.
+    """
+    odd = isinstance(error, (KeyError, ValueError))
+    reason = refusal(encoder.codec, value, 10000 if odd else 300)
+    if reason is None and odd:
+        encoder.__init__(encoder.codec)
+        return encoder.encode(_thawed(value))
+    raise DumpError(reason or "value: %s: %s" % (type(error).__name__, str(error)[:200]))
+
+
+def _thawed(value):
+    # type: (Any) -> Any
+    from .trees import Frozen
+
+    kind = type(value)
+    if kind is dict:
+        return dict([(_thawed(key), _thawed(value[key])) for key in value])
+    if kind not in CONTAINERS:
+        return value
+    items = [_thawed(item) for item in value]
+    return Frozen(items) if kind is frozenset else kind(items)
+
+
 def refusal(codec, value, deepest=300):
     # type: (Any, Any, int) -> Optional[str]
     """Find the first item that cannot travel: its path and the reason, or None if all can."""

@@ -5,7 +5,7 @@ one if an attacker can choose its hash.  It refuses what the value format never 
 other than ours, BUILD, extensions, persistent ids; lying lengths; values deeper than MAX_DEPTH; bytes after the end.
 
 Memory: an accepted value of n bytes needs at most MEMORY_FACTOR * n + MEMORY_FLOOR bytes once it is loaded.
-Time: linear.  A container with many keys whose hashes can be chosen (wide ints, floats, tuples) is told to the caller,
+Time: linear.  A container with many keys whose hashes can be chosen (ints, floats, tuples) is told to the caller,
 who then loads it with a loader that counts collisions (see codec.py).
 """
 
@@ -28,6 +28,7 @@ _ATOMS = {0x4E: 0, 0x88: 0, 0x89: 0, 0x4B: 1, 0x4D: 2, 0x4A: 4}
 # 8-bit strings of Python 2, bytes, text, bytearray.
 _COUNTED = {0x8A: 1, 0x8B: 4, 0x55: 1, 0x54: 4, 0x43: 1, 0x42: 4, 0x8E: 8, 0x8C: 1, 0x58: 4, 0x8D: 8, 0x96: 8}
 _WIDE_INTS = (0x8A, 0x8B)
+_CHOSEN = (0x4A, 0x4D)  # uint16, int32: an attacker can choose slots of a table with them
 # opcode -> rough bytes of the empty container that it pushes (measured on 64-bit CPython): list, dict, set
 _EMPTY = {0x5D: 56, 0x7D: 64, 0x8F: 216}
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
@@ -156,7 +157,7 @@ class _Scan(object):
             raise LoadError("at byte %d: %r is not a type that may travel" % (at, b".".join(name)[:80]))
         self.stack.append(_CALLEE)
         self.callees += 1
-        self.listed = self.listed or name[1] in (b"set", b"frozenset")
+        self.listed = self.listed or name[1] in (b"set", b"frozenset", b"_frozenset")
         return end
 
     def run(self):
@@ -168,10 +169,15 @@ class _Scan(object):
         if data[:1] != b"\x80" or size < 3 or data[1] > 5:
             raise LoadError("no value starts with %r" % bytes(data[:2]))
         at = 2
+        frame_end = never = size + 1
         while at < size:
+            if at >= frame_end:
+                if at > frame_end:  # the C unpickler would lose the rest of the frame, and read what we have not seen
+                    raise LoadError("at byte %d: a frame ended inside of an opcode" % at)
+                frame_end = never
             op = data[at]
             if op in _ATOMS:
-                push(0)
+                push(op in _CHOSEN)
                 at += 1 + _ATOMS[op]
             elif op in _COUNTED:
                 width = _COUNTED[op]
@@ -202,7 +208,10 @@ class _Scan(object):
                 push(1)
                 at += 9
             elif op == 0x95:  # FRAME: only a promise about lengths, and it must hold
-                if at + 9 + _little(self.data, at + 1, 8) > size:
+                if frame_end != never:
+                    raise LoadError("at byte %d: a frame in a frame" % at)
+                frame_end = at + 9 + _little(self.data, at + 1, 8)
+                if frame_end > size:
                     raise LoadError("at byte %d: a frame longer than the value" % at)
                 at += 9
             elif op in (0x63, 0x93):
@@ -219,7 +228,7 @@ class _Scan(object):
                 at += 1
         if self.callees:
             raise LoadError("a name that is not called is no value")
-        if at != size - 1 or len(stack) != 1 or self.marks:
+        if at != size - 1 or len(stack) != 1 or self.marks or frame_end < size:
             raise LoadError("the value is truncated or has bytes after its end (%d of %d read)" % (at, size))
         if self.memory > limit:
             raise LoadError("%d bytes would need more than %d bytes of memory" % (size, self.memory))

@@ -10,7 +10,7 @@ import sys
 from _codecs import encode as _codecs_encode
 from io import BytesIO
 
-from .codec import ALLOWED, CONTAINERS, HAS_OVERRIDE, PLAIN, _buffer, _channel, _complex
+from .codec import ALLOWED, CONTAINERS, HAS_OVERRIDE, PLAIN, _buffer, _channel, _complex, _frozenset
 from .compat import PY2
 from .errors import LoadError
 
@@ -40,6 +40,18 @@ class Refused(Exception):
     """Raised inside a pickler: this object is not for the wire."""
 
 
+class Frozen(object):
+    """Stands for a frozenset that the pickler in C cannot write; see refusal.encode_after."""
+
+    def __init__(self, items):
+        # type: (List[Any]) -> None
+        self.items = items
+
+    def __reduce__(self):
+        # type: () -> Any
+        return _frozenset, (self.items,)
+
+
 class _Sink(object):
     """What a pickler writes to: each write is one piece; bytes of 64 KiB and more come uncopied (C pickler)."""
 
@@ -59,7 +71,7 @@ class _Sink(object):
 
 
 if HAS_OVERRIDE:
-    _OURS = (_channel, _complex, _buffer)  # type: Tuple[Any, ...]
+    _OURS = (_channel, _complex, _buffer, _frozenset)  # type: Tuple[Any, ...]
     # Protocols below 5 write these plain types by calling their class, which then comes by here as an object.
     _CLASSES = (set, frozenset, bytearray, bytes, _codecs_encode)  # type: Tuple[Any, ...]
 
@@ -84,6 +96,8 @@ if HAS_OVERRIDE:
                 return _complex, (item.real, item.imag)
             if isinstance(item, codec.channel_type):
                 return _channel, (codec.number_of(item),)
+            if kind is Frozen:
+                return item.__reduce__()
             for known in _OURS:
                 if item is known:
                     return NotImplemented

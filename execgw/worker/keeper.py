@@ -62,16 +62,15 @@ class Keeper(object):
     def _look(self):
         # type: () -> None
         peer = self.peer
-        if peer.out:
-            peer.flush()
+        peer.flush()  # though another thread may have written all: the next one must be able to ask again
         if peer.dropped:
             peer.sweep()
         with peer.lock:
             state = peer.turn.tick()
+            self.watching = state == WATCHING  # under the lock: a leader that comes and goes at once must see it
         if state == WATCHING:
             # The leader that takes the turn does not get us out of here; only bytes do, and tick_soon.
-            self.watching = True
-            if not peer.out and not peer.dropped and self.link.wait_as_keeper(None):
+            if not (peer.out or peer.flush_asked or peer.dropped) and self.link.wait_as_keeper(None):
                 peer.read_now()
             self.watching = False
         elif state == TICKING:

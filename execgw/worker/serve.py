@@ -148,6 +148,7 @@ class Server(object):
         if kind == f.HELLO:
             self.options = f.unpack_pairs(payload)
             self.peer.mux.window = int(self.options["window"])
+            self.link.chunk = int(self.options["chunk"])
             for waiter in self.main_port.waiters:
                 waiter.wake()
         elif kind == f.BYE:

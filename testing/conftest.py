@@ -1,0 +1,192 @@
+"""Groups and gateways for tests, and the proof that each test leaves nothing behind: process, thread or descriptor."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from execgw import Gateway, Group
+from execgw._loop import get_loop
+from execgw.peer.pool import Pool
+from execgw.peer.turn import clock
+
+KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0"]
+MARK = "EXECGW_TEST"  # in the environment of every process that a test starts, however many levels below
+PATIENCE = 5.0  # seconds for what ends by itself after a test
+
+
+# -- interpreters
+
+
+@functools.cache
+def _pyenv_root() -> Path:
+    pyenv = shutil.which("pyenv")
+    if "PYENV_ROOT" not in os.environ and pyenv:
+        return Path(subprocess.run([pyenv, "root"], capture_output=True, text=True, check=True).stdout.strip())
+    return Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+
+
+def find_python(version: str) -> str:
+    """The path of an interpreter that pyenv has; a test that needs a missing one is skipped, but not on CI."""
+    short = re.escape(version.rpartition(".")[0])
+    for given in os.environ.get("EXECGW_PYTHONS", "").split(":"):  # see CONTRIBUTING.md
+        if re.search(rf"(/|python){short}(\.\d+)?(/|$)", given) and Path(given).exists():
+            return given
+    path = _pyenv_root() / "versions" / version / "bin" / "python"
+    if not path.exists():
+        missing = f"there is no Python {version} at {path}; pyenv install {version}"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return str(path)
+
+
+# -- what must not be left
+
+
+def processes_marked(mark: str) -> list[str]:
+    """The processes, of any parent, that were started with *mark* in their environment; zombies of ours, too."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or entry.name == str(os.getpid()):
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            ours = parent == str(os.getpid())
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes() or (ours and state == "Z"):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                found.append(f"{entry.name} ({state}): {command[:80]}")
+        except OSError:  # it has just ended, or is not ours
+            pass
+    return found
+
+
+def _is_pool_thread(thread: threading.Thread) -> bool:
+    """Threads of a pool stay for some seconds after their last job, for the next one."""
+    return getattr(getattr(thread, "_target", None), "__func__", None) is Pool._run
+
+
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if not _is_pool_thread(t)}
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[entry] = os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:  # the one that lists the directory
+            pass
+    return found
+
+
+def wait_for(test: Callable[[], object], what: str = "it", seconds: float = PATIENCE) -> None:
+    """Wait until test() is true, for what tells nobody that it has happened: an entry in /proc, a file."""
+    end = clock() + seconds
+    while not test():
+        assert clock() < end, f"{what} did not happen within {seconds} s"
+        threading.Event().wait(0.005)
+
+
+class _Before:
+    """What there was before a test."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+        self.threads = _threads()
+        self.descriptors = _descriptors()
+
+    def left(self) -> list[str]:
+        """What there is now, and was not then."""
+        more = [f"process {line}" for line in processes_marked(self.mark)]
+        more += [f"thread {t.name}" for t in _threads() - self.threads]
+        now = _descriptors()
+        # A thread that waits has two sockets of its own; those of the pools' threads go when these do.
+        spare = 2 * sum(map(_is_pool_thread, threading.enumerate()))
+        if len(now) > len(self.descriptors) + spare:
+            more += [f"descriptor {fd}: {to}" for fd, to in now.items() if self.descriptors.get(fd) != to]
+        return more
+
+    def check(self) -> None:
+        end = clock() + PATIENCE
+        while (left := self.left()) and clock() < end:
+            threading.Event().wait(0.01)
+        assert not left, "the test left behind: " + "; ".join(left)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """Start what is started once for a process, so that the first test is not said to have left it."""
+    get_loop()
+    with Group() as group:
+        group.makegateway("memory").remote_exec("channel.send(1)").receive()
+
+
+@pytest.fixture
+def nothing_left(_warm: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Fails a test that leaves a process, thread or descriptor behind.  Yields the mark of the test's processes."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    before = _Before(mark)
+    yield mark
+    before.check()
+
+
+# -- gateways
+
+
+@pytest.fixture
+def python() -> Callable[[str], str]:
+    """python("3.13.0") is the path of that interpreter."""
+    return find_python
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """eventually(test) waits until test() is true."""
+    return wait_for
+
+
+@pytest.fixture
+def processes(nothing_left: str) -> Callable[[], list[str]]:
+    """processes() are those that the test has started, and that run or are zombies."""
+    return lambda: processes_marked(nothing_left)
+
+
+@pytest.fixture
+def group(nothing_left: str) -> Iterator[Group]:
+    """An empty group, ended after the test."""
+    group = Group()
+    yield group
+    group.terminate(timeout=5)
+
+
+def make(group: Group, kind: str) -> Gateway:
+    """A gateway of one of KINDS."""
+    if kind == "via":
+        group.makegateway("popen//id=master")
+        return group.makegateway("popen//via=master")
+    if kind[0].isdigit():
+        return group.makegateway(f"popen//python={find_python(kind)}")
+    return group.makegateway(kind)
+
+
+@pytest.fixture(params=KINDS)
+def gw(group: Group, request: pytest.FixtureRequest) -> Gateway:
+    """A gateway of every kind."""
+    return make(group, request.param)
+
+
+@pytest.fixture
+def popen(group: Group) -> Gateway:
+    """A gateway to a process with this interpreter."""
+    return group.makegateway("popen")

@@ -1,0 +1,45 @@
+"""A short sample of each soak, as a process of its own; the long runs are started by hand, see testing/soak."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).parent / "soak"
+
+pytestmark = pytest.mark.soak
+
+
+def run(script: str, *words: str) -> str:
+    """Run a soak; return what it printed, and fail with that if it found a violation."""
+    argv = [sys.executable, str(SOAK / script), *words]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_all_who_wait_for_a_killed_worker_hear_of_it_and_nothing_is_left() -> None:
+    shown = run("kills.py", "--seconds", "3", "--processes", "1")
+
+    assert "violations        0" in shown
+
+
+def test_memory_stays_flat_beside_a_consumer_that_sleeps() -> None:
+    shown = run("flow.py", "--gib", "0.25", "--messages", "20000", "--asleep", "0.2", "--memory-only")
+
+    assert "popen -> via -> via" in shown
+
+
+def test_many_items_before_the_first_receive_arrive_or_the_cure_is_named() -> None:
+    shown = run("flow.py", "--only", "items", "--items", "200000")
+
+    assert "all arrived, in order" in shown
+
+
+def test_fifty_gateways_take_no_thread_each_and_leave_no_process() -> None:
+    shown = run("many.py", "--gateways", "50")
+
+    assert "processes left          0" in shown
