@@ -29,6 +29,7 @@ ON_DEMAND = {
     "execgw.peer.files",
     "execgw.peer.callbacks",
     "execgw.peer.execmodel",
+    "execgw.worker.late_threading",
 }
 
 

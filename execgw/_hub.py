@@ -59,6 +59,8 @@ class Hub:
         kind = transports.kind(chosen)
         execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
         via = self._via(spec)
+        _text(spec, "id")
+        _start_seconds(spec)  # what is wrong with a spec is said before anything is started
         name = self.allocate_id(spec)
         self._reserve(name)
         try:
@@ -82,7 +84,7 @@ class Hub:
 
     def finish(self, session: Session, spec: XSpec, begun: float) -> None:
         """Wait until a worker is there; StartError, and nothing left of it, if that fails."""
-        seconds = float(_text(spec, "start_timeout") or START_SECONDS)
+        seconds = _start_seconds(spec)
         try:
             session.finish_start(begun + seconds, seconds)
             with self.lock:
@@ -191,3 +193,14 @@ def _number(spec: XSpec, key: str) -> int | None:
         return None if text is None else int(text)
     except ValueError:
         raise SpecError(f"{str(spec)!r}: {key}={text!r} is no whole number") from None
+
+
+def _start_seconds(spec: XSpec) -> float:
+    text = _text(spec, "start_timeout")
+    try:
+        seconds = START_SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 < seconds < threading.TIMEOUT_MAX:  # nor is NaN
+        raise SpecError(f"{str(spec)!r}: start_timeout={text!r} is no time in seconds")
+    return seconds

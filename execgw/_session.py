@@ -53,6 +53,7 @@ class Session(Peer):
         super().__init__(transport, loop, Mux(1, *limits), Codec(trusted=transport.trusted), via)
         self.mux.window = transport.window
         self.on_heard = self._on_heard
+        self.on_task = lambda port, form, data: self._refuse(port, "code to run here")
         self.on_link_end = self._on_link_end
         transport.on_writable = self._on_writable
         self.port = Port(0)  # what waits for HELLO and answers
@@ -122,6 +123,8 @@ class Session(Peer):
             return None
         noise = self._noise[:200]
         if self.broken is None:
+            self.transport.kill(force=True)
+            self.over.wait(LAST_SECONDS)  # a relay tells the last words of its child when that has ended
             ended = self.transport.ended()
             said = _said(ended.stderr if ended else self.transport.last_words(), noise)
             return StartError(f"{where}: no answer within {seconds:g} s{said}; it was started as: {how}"[:2000])

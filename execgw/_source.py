@@ -48,9 +48,7 @@ def exec_task(source: object, kwargs: dict[str, Any]) -> Task | str:
 def call_task(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
     """The task of gw.call(func, *args, **kwargs): by name if the far side can import it, else by its source."""
     if _importable_there(func):
-        module = func.__module__
-        if isinstance(getattr(func, "__self__", None), types.ModuleType):
-            module = func.__self__.__name__  # type: ignore[attr-defined]
+        module = _public(func)
         if module == "builtins":
             return "call", BUILTIN.format(func.__qualname__), "<builtins>", "builtin", args, kwargs
         return "named", module, "", func.__qualname__, args, kwargs
@@ -67,20 +65,35 @@ def _no_kwargs(source: object, kwargs: dict[str, Any]) -> None:
         raise TypeError(f"arguments ({', '.join(kwargs)}) go with a function; {type(source).__name__} takes none")
 
 
+def _home(func: Callable[..., Any]) -> str | None:
+    """The module that a function says it is of."""
+    owner = getattr(func, "__self__", None)
+    return owner.__name__ if isinstance(owner, types.ModuleType) else getattr(func, "__module__", None)
+
+
+def _found(module: str, path: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _public(func: Callable[..., Any]) -> str:
+    """The module to import a function from: `operator` for what says that it is of `_operator`, as others may not."""
+    module = _home(func) or ""
+    public = module.lstrip("_")
+    return public if _found(public, func.__qualname__) is func else module
+
+
 def _importable_there(func: Callable[..., Any]) -> bool:
     """Whether any Python has it under the same name: a built-in or standard library function."""
     name = getattr(func, "__qualname__", None)
-    module = getattr(func, "__module__", None)
-    owner = getattr(func, "__self__", None)
-    if isinstance(owner, types.ModuleType):
-        module = owner.__name__
+    module = _home(func)
     if not name or not module or "<" in name:
         return False
     if module.partition(".")[0] not in sys.stdlib_module_names or module == "__main__":
         return False
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
+    found = _found(module, name)
     return found is func or (found == func and found is not None)
 
 
@@ -114,49 +127,70 @@ def _function_source(func: types.FunctionType, channel: bool) -> tuple[str, str]
     definition = tree.body[0]
     if not isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef)):
         raise ValueError(f"function {func.__name__!r} is not made by a plain def; write one")
-    plain = _plain(definition, text)
-    missing = _globals_of(func.__code__)
+    source, skipped = _plain(definition, text)
+    missing = _globals_of(compile(source, func.__code__.co_filename, "exec", dont_inherit=True))
     if missing:
         raise ValueError(_explain(func, missing))
-    skipped = plain[1]
-    return "\n" * (first - 1 + skipped) + plain[0], inspect.getsourcefile(func) or "<unknown>"
+    return "\n" * (first - 1 + skipped) + source, inspect.getsourcefile(func) or "<unknown>"
 
 
 def _plain(definition: ast.FunctionDef | ast.AsyncFunctionDef, text: str) -> tuple[str, int]:
     """The source without decorators and annotations, which are of no use there and name what is not sent."""
     lines = text.splitlines(keepends=True)
-    cuts: list[tuple[int, int, int, int]] = []
-    arguments = definition.args
-    for argument in [
-        *arguments.posonlyargs,
-        *arguments.args,
-        *arguments.kwonlyargs,
-        *filter(None, [arguments.vararg, arguments.kwarg]),
-    ]:
-        note = argument.annotation
-        if note is not None and note.end_lineno is not None and note.end_col_offset is not None:
-            cuts.append(
-                (argument.lineno, argument.col_offset + len(argument.arg), note.end_lineno, note.end_col_offset)
-            )
-    if definition.returns is not None:
-        # From the `)` of the signature to the end of the annotation.
-        note = definition.returns
-        end = (note.end_lineno or note.lineno, note.end_col_offset or note.col_offset)
-        row, column = note.lineno, note.col_offset
-        while "->" not in _slice(lines, row, column, *end):
+    cuts: list[tuple[int, int, int, int, str]] = []
+    _find_annotations(definition, lines, cuts)
+    for row, column, end_row, end_column, instead in sorted(cuts, reverse=True):
+        head = lines[row - 1].encode()[:column].decode()
+        tail = lines[end_row - 1].encode()[end_column:].decode()
+        gap = "\\\n" * (end_row - row)
+        lines[row - 1 : end_row] = (head + instead + gap + tail).splitlines(keepends=True)
+    skipped = definition.lineno - 1
+    return "".join(lines[skipped:]), skipped
+
+
+def _find_annotations(node: ast.AST, lines: list[str], cuts: list[tuple[int, int, int, int, str]]) -> None:
+    """The places (row, column, end row, end column, what to put there) of annotations in a function; not in a class,
+    where they may mean something."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        _find_signature(node, lines, cuts)
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.AnnAssign) and not isinstance(node, ast.ClassDef):
+            name, note = child.target, child.annotation
+            if child.value is None:
+                cuts.append((*_start(child), *_end(child), "pass"))
+            else:
+                cuts.append((*_end(name), *_end(note), ""))
+        else:
+            _find_annotations(child, lines, cuts)
+
+
+def _find_signature(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], cuts: list[tuple[int, int, int, int, str]]
+) -> None:
+    given = node.args
+    stars = [star for star in (given.vararg, given.kwarg) if star is not None]
+    for argument in [*given.posonlyargs, *given.args, *given.kwonlyargs, *stars]:
+        if argument.annotation is not None:
+            row, column = _start(argument)
+            cuts.append((row, column + len(argument.arg.encode()), *_end(argument.annotation), ""))
+    if node.returns is not None:
+        # From the `->` before the annotation to its end.
+        row, column = _start(node.returns)
+        while "->" not in _slice(lines, row, column, *_end(node.returns)):
             before = lines[row - 1].encode()[:column].rfind(b"->")
             if before >= 0:
                 column = before
             else:
                 row, column = row - 1, len(lines[row - 2].encode())
-        cuts.append((row, column, *end))
-    for row, column, end_row, end_column in sorted(cuts, reverse=True):
-        head = lines[row - 1].encode()[:column].decode()
-        tail = lines[end_row - 1].encode()[end_column:].decode()
-        gap = "\\\n" * (end_row - row) if end_row > row else ""
-        lines[row - 1 : end_row] = (head + gap + tail).splitlines(keepends=True)
-    skipped = definition.lineno - 1
-    return "".join(lines[skipped:]), skipped
+        cuts.append((row, column, *_end(node.returns), ""))
+
+
+def _start(node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
+    return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
 
 
 def _slice(lines: list[str], row: int, column: int, end_row: int, end_column: int) -> str:
@@ -165,26 +199,30 @@ def _slice(lines: list[str], row: int, column: int, end_row: int, end_column: in
     return lines[row - 1].encode()[column:].decode()
 
 
-def _globals_of(code: types.CodeType) -> list[str]:
-    """The global names that a function's body uses and that are no built-ins, as its compiled code says it."""
+_READS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+
+
+def _globals_of(module: types.CodeType) -> list[str]:
+    """The global names that code uses without making them, and that are no built-ins, as its compiled form says it."""
     import dis
 
-    found: list[str] = []
-    todo = [code]
+    read: dict[str, None] = {}
+    made = {"channel", "__name__"}
+    todo = [(module, True)]
     while todo:
-        current = todo.pop()
-        stored = set()
-        for instruction in dis.get_instructions(current):
-            if instruction.opname == "STORE_GLOBAL":
-                stored.add(instruction.argval)
-            elif instruction.opname == "LOAD_GLOBAL" or (
-                instruction.opname == "LOAD_NAME" and instruction.argval not in current.co_names[:3]
-            ):
-                name = instruction.argval
-                if not hasattr(builtins, name) and name not in stored and name not in found:
-                    found.append(name)
-        todo.extend(const for const in current.co_consts if isinstance(const, types.CodeType))
-    return [name for name in found if name not in ("__name__", "channel")]
+        code, outermost = todo.pop()
+        own = {"__module__", "__qualname__", "__annotations__"}  # names of a class body
+        names: list[str] = []
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "STORE_GLOBAL" or (outermost and instruction.opname == "STORE_NAME"):
+                made.add(instruction.argval)
+            elif instruction.opname == "STORE_NAME":
+                own.add(instruction.argval)
+            elif instruction.opname in _READS:
+                names.append(instruction.argval)
+        read.update(dict.fromkeys(name for name in names if name not in own))
+        todo.extend((const, False) for const in code.co_consts if isinstance(const, types.CodeType))
+    return [name for name in read if name not in made and not hasattr(builtins, name)]
 
 
 def _explain(func: types.FunctionType, missing: list[str]) -> str:
@@ -196,7 +234,7 @@ def _explain(func: types.FunctionType, missing: list[str]) -> str:
             line = f"import {value.__name__}" + (f" as {name}" if value.__name__.partition(".")[0] != name else "")
             advice.append(f"put `{line}` inside the function" + _where(value.__name__))
         elif callable(value) and _importable_there(value):
-            advice.append(f"put `from {value.__module__} import {value.__qualname__}` inside the function")
+            advice.append(f"put `from {_public(value)} import {value.__qualname__}` inside the function")
         elif name in func.__globals__:
             advice.append(f"pass {name!r} as an argument" if not callable(value) else f"define {name!r} inside it")
         else:

@@ -44,7 +44,7 @@ def _prelude(channel: Any, magic: bytes, version: str) -> None:
             if self.__name__ == "execnet" and not name.startswith("_"):
                 try:
                     from execgw import xdist
-                except ImportError:
+                except Exception:  # there is none, or it is not for this Python
                     xdist = self
                 if not isinstance(xdist, Module):
                     return getattr(xdist, name)

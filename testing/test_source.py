@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 import json
 import json as renamed
 import os.path
@@ -64,7 +63,7 @@ def with_annotations_on_many_lines(
 
 
 @remember
-@functools.wraps(remember)
+@(lambda func: func)
 def with_decorators(channel):
     channel.send("decorated")
 
@@ -72,6 +71,20 @@ def with_decorators(channel):
 def with_variable_annotations(channel):
     value: dict[str, Any] = {"a": 1}
     channel.send(value)
+
+
+def with_annotations_inside(channel):
+    def inner(a: Any, b: "no such name" = 1) -> collections.OrderedDict:  # noqa: F722
+        found: collections.OrderedDict
+        found = a + b
+        return found
+
+    class Local:
+        size = 3
+        twice = size * 2
+
+    number: Any = inner(1)
+    channel.send((number, Local.twice))
 
 
 def with_own_imports(channel):
@@ -116,6 +129,7 @@ def recursive(channel, n):
     (with_annotations, {"b": {"x": 1}, "more": 2}, [(1, (), {"x": 1}, {"more": 2})]),
     (with_decorators, {}, ["decorated"]),
     (with_variable_annotations, {}, [{"a": 1}]),
+    (with_annotations_inside, {}, [(2, 6)]),
     (with_own_imports, {}, ['"/"']),
     (with_a_global_statement, {}, [2]),
     (with_exceptions, {}, ["'x'"]),
@@ -277,6 +291,7 @@ def test_functions_run_on_old_pythons_although_they_are_annotated_here(group, py
         gateway = group.makegateway(f"popen//python={python(version)}")
 
         assert gateway.remote_exec(with_decorators).receive() == "decorated"
+        assert gateway.remote_exec(with_annotations_inside).receive() == (2, 6)
         assert gateway.call(annotated_sum, 1, 2) == 3
 
 

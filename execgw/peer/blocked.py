@@ -1,7 +1,7 @@
 """What a thread does in send() while its channel has no credit.
 
-The other side may be waiting in send() on the same channel, for us to receive.  So while we wait, our inbox grows, up to
-GROWN_WINDOW; when it is full as well, and nobody receives, send() raises SendBlocked rather than hang.
+The other side may be waiting in send() on the same channel, for us to receive.  So while we wait, our inbox grows, up
+to GROWN_WINDOW; when it is full as well, and nobody receives, send() raises SendBlocked rather than hang.
 """
 
 from __future__ import absolute_import
@@ -16,7 +16,6 @@ if False:  # for mypy only: Python 2.7 has no typing module
     from ..wire.mux import Port  # noqa: F401
 
 GROWN_WINDOW = 64 << 20
-STUCK_SECONDS = 1.0  # without anybody receiving, once both queues are full
 
 
 def wait_to_send(peer, port, mine):
@@ -38,14 +37,14 @@ def wait_to_send(peer, port, mine):
                     continue
                 if not since or port.consumed != taken:
                     taken, since = port.consumed, clock()
-                elif clock() - since >= STUCK_SECONDS:
+                elif clock() - since >= peer.patience:
                     raise SendBlocked(
                         "channel %d: both sides wait in send() and nobody receives: %d bytes (%d values) wait here, "
                         "and the other side takes no more; receive() between the sends, or read in a callback or a "
                         "second thread" % (port.number, port.received - port.consumed, len(port.items))
                     )
                 seen = taken
-                peer.turn.until(lambda port, seen=seen: may_send(port) or port.consumed != seen, port, STUCK_SECONDS)
+                peer.turn.until(lambda port, seen=seen: may_send(port) or port.consumed != seen, port, peer.patience)
         finally:
             port.blocked -= 1
             if not port.blocked:
@@ -57,10 +56,10 @@ def jammed(peer, port):
     """Let the other side send more while we wait; true once there is no more to let."""
     if port.granted - port.received >= peer.mux.window // 2 or port.ended:
         return False
-    if port.window < GROWN_WINDOW:
+    while port.window < GROWN_WINDOW:  # once may give nothing: an earlier wait has granted that much already
         port.window = min(port.window * 2, GROWN_WINDOW)
         more = peer.mux.grant(port)
         if more:
             peer._queue(f.CREDIT, port.number, f.pack_credit(more))
-        return False
+            return False
     return port.granted <= port.received

@@ -61,7 +61,8 @@ class Channel(object):
         # type: () -> None
         why = self._port.error
         if isinstance(why, bytes):  # not taken away: receive() is to raise it
-            raise OSError("cannot send to %r: the other side ended it: %s" % (self, unpack_error(self._codec, why).message))
+            message = unpack_error(self._codec, why).message
+            raise OSError("cannot send to %r: the other side ended it: %s" % (self, message))
         if self._peer.lost is not None:
             raise again(self._peer.lost)
         raise OSError("cannot send to %r" % (self,))

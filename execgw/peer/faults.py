@@ -33,7 +33,7 @@ def pack_error(codec, fault):
 
 
 def unpack_error(codec, payload):
-    # type: (Any, bytes) -> Exception
+    # type: (Any, bytes) -> RemoteError
     """The exception that a CLOSE's payload stands for."""
     try:
         fault = codec.decode(bytearray(payload[:1])[0], payload[1:])

@@ -70,6 +70,7 @@ class Peer(object):
         self.unanswered = False  # something was written since the last read
         self.last_write = 0.0
         self.burst = 0  # small frames that were sent one right after the other
+        self.patience = 1.0  # seconds that send() waits once both queues of a channel are full and nobody receives
         self.lost = None  # type: Any  # the exception that says why this session is no more
         self.dropped = deque()  # type: Deque[Port]  # ports whose channel object was garbage collected
         self.on_task = None  # type: Any  # (port, form, data): run code
@@ -161,7 +162,7 @@ class Peer(object):
             waiter.wake()
         if port.notify is not None:
             port.notify(port)
-        if port.partial is not None and not port.items:
+        if not port.items:  # chunks of an unfinished value, or of one given up, are owed for though nobody takes
             more = self.mux.grant(port)
             if more:
                 self._queue(f.CREDIT, port.number, f.pack_credit(more))
@@ -358,9 +359,9 @@ class Peer(object):
 
     def _wake_port(self, port):
         # type: (Port) -> None
-        if port.waiters or self.turn.leader is port:
-            with self.lock:
-                self.turn.changed(port)
+        # Always under the lock: who has just tested, and is about to wait, is in no list yet.
+        with self.lock:
+            self.turn.changed(port)
 
     # -- ending
 

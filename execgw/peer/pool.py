@@ -55,7 +55,7 @@ class Pool(object):
         try:
             self.start(self._run)
         except RuntimeError:  # no thread can be started: too many, or the interpreter is shutting down
-            # Not run here: the caller may hold locks that the job needs.  A thread that is done takes it, or a check does.
+            # Not run here: the caller may hold locks that the job needs.  A thread that is done takes it, or a check.
             with self.lock:
                 self.threads -= 1
                 if self.later is None or self.checking:

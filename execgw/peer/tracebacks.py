@@ -40,7 +40,8 @@ def describe(exc, codec, tb=None, skip="", depth=0):
     name = getattr(kind, "__qualname__", kind.__name__)
     args = exc.args if type(exc.args) is tuple else None
     try:
-        if len(codec.encode(args)[1]) > LONGEST:
+        data = codec.encode(args)[1]
+        if (sum([len(piece) for piece in data]) if type(data) is list else len(data)) > LONGEST:
             args = None
     except DumpError:
         args = None

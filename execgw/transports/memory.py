@@ -38,11 +38,21 @@ class MemoryTransport(SocketTransport):
         return Ended()
 
 
+class _TextsAlone(dict[str, str]):
+    """What a worker tells linecache of the sources that came: of a file here, linecache knows more than was sent."""
+
+    def __setitem__(self, filename: str, source: str) -> None:
+        if filename.startswith("<"):
+            super().__setitem__(filename, source)
+
+
 def _serve(fd: int) -> None:
     # The one place where the near side imports the far side's modules: here both are the same process.
+    from ..worker import execute
     from ..worker.link import FdLink
     from ..worker.serve import Server
 
+    execute._sources = _TextsAlone()
     link = FdLink(fd, fd)
     try:
         Server(link, owns_process=False).serve()

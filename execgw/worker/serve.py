@@ -43,30 +43,6 @@ def _start_thread(function):
     thread.start()
 
 
-def _import_threading(main):
-    # type: (int) -> None
-    """Import threading although this may not be the main thread.
-
-    It takes the thread that imports it for the main one (before 3.13), and importing it at the start would cost every
-    worker a millisecond.
-    """
-    if "threading" in sys.modules:
-        return
-    import threading
-
-    thread = threading.current_thread()
-    if get_ident() != main and thread.name == "MainThread":
-        ident = "_ident" if hasattr(thread, "_ident") else "_Thread__ident"
-        active = threading._active  # type: ignore[attr-defined]
-        active.pop(get_ident(), None)
-        setattr(thread, ident, main)
-        active[main] = thread
-        if getattr(thread, "_tstate_lock", None) is not None:  # 3.4 to 3.12: released when this thread ends
-            lock = allocate_lock()
-            lock.acquire()
-            thread._tstate_lock = lock  # type: ignore[attr-defined]
-
-
 class WorkerGateway(BaseGateway):
     """The far end of a gateway, as code that runs here sees it: channel.gateway."""
 
@@ -102,6 +78,7 @@ class Server(object):
         self.keeper = Keeper()
         self.peer = Peer(link, self.keeper, Mux(first=2), codec)
         codec.number_of = number_of(self.peer)
+        self.peer.patience = 3.0  # longer than the near side's: there the error is of most use
         self.keeper.peer = self.gateway._peer = self.peer
         self.keeper.link = link
         self.gateway._callbacks = Pool(self._start_known_thread)
@@ -140,7 +117,10 @@ class Server(object):
 
     def _start_known_thread(self, function):
         # type: (Callable[[], None]) -> None
-        _import_threading(self.main)
+        if "threading" not in sys.modules:
+            from .late_threading import import_threading
+
+            import_threading(self.main)
         _start_thread(function)
 
     def _on_heard(self, kind, payload):
@@ -333,7 +313,8 @@ def main(shipped, readable, writable):
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: os.close(copy))
     server = Server(link)
-    if PY2:
-        _import_threading(server.main)  # see _start_thread
+    if shipped.root.startswith("<"):
+        # A start through a bundle is not so fast that this would show, and then late_threading need not be shipped.
+        import threading  # noqa: F401
     shipped.fetch = server.fetch_module
     server.serve()

@@ -1,6 +1,6 @@
 """Who reads the link: every interleaving of the threads of peer/turn.py, in the world of turn_model.py.
 
-No bound on times or on preemptions is assumed: all schedules of each scenario are covered, from 2,000 to 10**10 of them
+No bound on times or on preemptions is assumed: all schedules of each scenario are covered, 2*10**3 to 2*10**11 of them,
 by a few hundred to a few thousand states.  `python test_turn.py` prints the numbers, and walks large scenarios, too.
 
 In every state, not only at the end of a schedule:

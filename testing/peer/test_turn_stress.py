@@ -73,7 +73,7 @@ class Stress:
         while True:
             try:
                 item = channel.receive(dice.choice([None, 0, 0.0001, 0.001, 0.01]))
-            except TimeoutError:
+            except TimeoutError:  # noqa: PERF203
                 self.timeouts += 1
             else:
                 self.count()
@@ -120,7 +120,7 @@ class Stress:
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert sorted(sum(got, [])) == list(range(count)), got
+            assert sorted(number for mine in got for number in mine) == list(range(count)), got
             assert all(mine == sorted(mine) for mine in got)
 
     def callback(self, dice: random.Random) -> None:

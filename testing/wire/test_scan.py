@@ -32,11 +32,11 @@ def refused(data: bytes, form: int = PICKLE) -> str:
     codec = Codec(trusted=False)
     codec.decode(PICKLE, P4 + b"].")  # so that imports are not measured
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.thread_time()
     try:
         with pytest.raises(LoadError) as caught:
             codec.decode(form, data)
-        seconds = time.perf_counter() - start
+        seconds = time.thread_time() - start
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -322,10 +322,10 @@ def is_refused_soon(make: Any, pack: Any) -> None:
     seconds = []
     for count in (4_000, 16_000):
         data = pack(make(count))
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(LoadError, match="share a hash"):
             decode(data)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
     assert seconds[1] < 1.0
 
 

@@ -38,13 +38,21 @@ class Record:
             xfail=getattr(report, "wasxfail", None),
         )
         if report.failed:
-            # The tests in stop/ wait for this: the controller has heard of so many failures.
+            # The tests in stop/ wait for this file.
             have = len([name for name in os.listdir(self.directory) if name.startswith("failed")])
             open(os.path.join(self.directory, f"failed{have + 1}"), "w").close()
 
     def pytest_warning_recorded(self, warning_message, when, nodeid):
         message = warning_message.message
         self.write("warning", text=str(message), type=type(message).__name__, when=when, nodeid=nodeid)
+
+    def pytest_configure_node(self, node):
+        if "XDIST_SUITE_OWN_PATH" in os.environ:
+            # pytest-xdist replaces the sys.path of a popen worker by the controller's, with its standard library; one
+            # of another Python version then breaks, on execnet, too.
+            import xdist.workermanage
+
+            xdist.workermanage._sys_path = None
 
     def pytest_testnodedown(self, node, error):
         if hasattr(node, "workeroutput"):

@@ -1,4 +1,4 @@
-"""One passes and one fails at once."""
+"""One that passes and two that fail; being the most, --dist loadfile starts with them."""
 
 
 def check_1():
@@ -7,3 +7,7 @@ def check_1():
 
 def check_2():
     raise AssertionError("the first failure")
+
+
+def check_3():
+    raise AssertionError("the second failure")

@@ -1,11 +1,11 @@
-"""Must never be heard of: ends only after the controller has stopped."""
+"""Queued behind check_b.py from the beginning."""
 
-from waiting import wait_for_failures
+from waiting import wait_for_the_stop
 
 
 def check_1():
-    wait_for_failures(2)
+    wait_for_the_stop()
 
 
 def check_2():
-    wait_for_failures(2)
+    wait_for_the_stop()

@@ -4,8 +4,8 @@ import os
 import threading
 
 
-def wait_for_failures(count):
-    """Return when the controller has heard of *count* failures, or as many as make it stop."""
-    count = min(count, int(os.environ["XDIST_SUITE_STOP"]))
-    while not os.path.exists(os.path.join(os.environ["XDIST_SUITE"], f"failed{count}")):
+def wait_for_the_stop():
+    """Return when the controller has heard of as many failures as make it stop."""
+    last = os.path.join(os.environ["XDIST_SUITE"], "failed" + os.environ["XDIST_SUITE_STOP"])
+    while not os.path.exists(last):
         threading.Event().wait(0.01)
