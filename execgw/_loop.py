@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ._pool import PatientPool
 from .peer.compat import clock
-from .peer.pool import Pool
 from .peer.turn import TICKING
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Loop:
         self._count = itertools.count()
         self._ticking: set[Peer] = set()
         self._asked = False  # a wake-up is on its way
-        self.callbacks = Pool(self._start_thread, self.later)
+        self.callbacks = PatientPool(self._start_thread, self.later)
         self.thread = threading.Thread(target=self._run, name="execgw-loop", daemon=True)
         self.thread.start()
 

@@ -10,7 +10,9 @@ import pickle
 from io import BytesIO
 from time import thread_time
 
+from .codec import ALLOWED
 from .errors import LoadError
+from .scan import scan
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Dict, List, Set, Tuple  # noqa: F401
@@ -108,7 +110,13 @@ class _Careful(_Unpickler):  # type: ignore[misc]
     dispatch[pickle.REDUCE[0]] = load_reduce
 
 
-def careful_load(data, find, encoding):
-    # type: (bytes, Callable[[str, str], Any], str) -> Any
-    """Load scanned bytes; raises LoadError for a flood of colliding keys."""
-    return _Careful(data, find, encoding).load()
+def careful_load(codec, data, buffers):
+    # type: (Any, bytes, Any) -> Any
+    """Check untrusted bytes; LoadError if they are no plain tree.
+
+    Returns None for those that may go to the C unpickler.  Those with many keys of choosable hash are loaded here, and
+    returned as (value,); LoadError for a flood of colliding keys.
+    """
+    if not scan(data, ALLOWED):
+        return None
+    return (_Careful(data, lambda module, name: codec.find(module, name, buffers), codec.encoding2()).load(),)

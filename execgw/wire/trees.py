@@ -10,7 +10,7 @@ import sys
 from _codecs import encode as _codecs_encode
 from io import BytesIO
 
-from .codec import ALLOWED, CONTAINERS, HAS_OVERRIDE, PLAIN, _buffer, _channel, _complex, _frozenset
+from .codec import CONTAINERS, HAS_OVERRIDE, PLAIN, _buffer, _channel, _complex, _frozenset
 from .compat import PY2
 from .errors import LoadError
 
@@ -137,12 +137,11 @@ def load(codec, data, buffers):
     # type: (Any, bytes, Any) -> Any
     """The value of pickle bytes; on the untrusted level only after scan() has let them pass."""
     if not codec.trusted:
-        from .scan import scan
+        from .careful import careful_load
 
-        if scan(data, ALLOWED):
-            from .careful import careful_load
-
-            return careful_load(data, lambda module, name: codec.find(module, name, buffers), codec.encoding2())
+        careful = careful_load(codec, data, buffers)
+        if careful:
+            return careful[0]
     stream = BytesIO(data)
     if PY2:
         loader = _pickle.Unpickler(stream)

@@ -12,7 +12,7 @@ import sys
 import time
 
 from ..peer.channel import Channel, number_of
-from ..peer.compat import PY2, allocate_lock, deque, get_ident, start_new_thread
+from ..peer.compat import PY2, deque, get_ident, start_new_thread
 from ..peer.faults import again
 from ..peer.gateway import BaseGateway
 from ..peer.peer import Peer

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from execgw._pool import EAGER_THREADS, PatientPool
 from execgw.peer import pool as pool_module
-from execgw.peer.pool import EAGER_THREADS, Pool
+from execgw.peer.pool import Pool
 
 PATIENCE = 20.0
 
@@ -78,7 +79,7 @@ def test_without_a_timer_every_job_that_finds_all_busy_gets_a_thread(threads: Th
 
 
 def test_with_a_timer_jobs_that_wait_for_each_other_all_run(threads: Threads) -> None:
-    pool = Pool(threads.start, threads.later)
+    pool = PatientPool(threads.start, threads.later)
     together = threading.Barrier(EAGER_THREADS * 3 + 1)
 
     for _ in range(EAGER_THREADS * 3):
@@ -89,7 +90,7 @@ def test_with_a_timer_jobs_that_wait_for_each_other_all_run(threads: Threads) ->
 
 def test_short_jobs_start_only_the_first_threads(threads: Threads) -> None:
     calls: list[Callable[[], None]] = []
-    pool = Pool(threads.start, lambda seconds, function: calls.append(function))
+    pool = PatientPool(threads.start, lambda seconds, function: calls.append(function))
     go, last = threading.Event(), threading.Event()
 
     for _ in range(EAGER_THREADS):
@@ -118,7 +119,7 @@ def test_idle_threads_end(threads: Threads) -> None:
 
 def test_no_job_is_lost_while_idle_threads_end(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.0005)
-    pool = Pool(threads.start, threads.later)
+    pool = PatientPool(threads.start, threads.later)
 
     for _ in range(500):
         done = threading.Event()
@@ -128,7 +129,7 @@ def test_no_job_is_lost_while_idle_threads_end(threads: Threads, monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_job_that_raises_ends_its_thread_and_nothing_else(threads: Threads) -> None:
-    pool = Pool(threads.start, lambda seconds, function: None)
+    pool = PatientPool(threads.start, lambda seconds, function: None)
     done = threading.Event()
 
     for _ in range(EAGER_THREADS * 2):
@@ -159,7 +160,7 @@ def test_a_job_is_never_run_by_who_submits_it(threads: Threads) -> None:
 
 
 def test_a_job_for_which_no_thread_could_be_started_runs_when_one_can(threads: Threads) -> None:
-    pool = Pool(threads.start, threads.later)
+    pool = PatientPool(threads.start, threads.later)
     ran = threading.Event()
 
     threads.refuse = True
