@@ -4,13 +4,16 @@ from __future__ import absolute_import
 
 import time
 
-from ..wire.compat import PY2, deque, text_type
+from ..wire.compat import PY2 as PY2
+from ..wire.compat import deque as deque
 
 if PY2:
-    from thread import allocate_lock, get_ident, start_new_thread  # type: ignore[import-not-found]
+    import thread  # type: ignore[import-not-found]
 else:
-    from _thread import allocate_lock, get_ident, start_new_thread
+    import _thread as thread
+
+allocate_lock = thread.allocate_lock
+get_ident = thread.get_ident
+start_new_thread = thread.start_new_thread
 
 clock = getattr(time, "monotonic", time.time)
-
-__all__ = ["PY2", "allocate_lock", "clock", "deque", "get_ident", "start_new_thread", "text_type"]

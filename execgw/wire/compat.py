@@ -14,8 +14,6 @@ else:
     int_types = (int,)
 
 try:  # the collections package would cost a worker's start a millisecond
-    from _collections import deque  # type: ignore[import-not-found]
+    from _collections import deque as deque  # type: ignore[import-not-found]
 except ImportError:
-    from collections import deque
-
-__all__ = ["PY2", "deque", "int_types", "text_type"]
+    from collections import deque as deque
