@@ -50,7 +50,6 @@ _WORDS = (tokenize.NAME, tokenize.NUMBER, tokenize.STRING)
 
 def strip(source: str) -> str:
     """Remove comments, docstrings, what only mypy reads, and needless spaces; every line stays where it is."""
-    source = source.replace("from __future__ import absolute_import", "")  # no sibling has a library module's name
     source = re.sub(r"^if False:.*\n(?:    .*\n|\n(?=    ))+", lambda m: "\n" * m[0].count("\n"), source, flags=re.M)
     out: list[str] = []
     line = 1

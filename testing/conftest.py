@@ -10,6 +10,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def _descriptors() -> dict[str, str]:
     for entry in os.listdir("/proc/self/fd"):
         try:
             found[entry] = os.readlink(f"/proc/self/fd/{entry}")
-        except OSError:  # the one that lists the directory
+        except OSError:  # noqa: PERF203  # the one that lists the directory
             pass
     return found
 
@@ -139,6 +140,29 @@ def nothing_left(_warm: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     before = _Before(mark)
     yield mark
     before.check()
+
+
+@pytest.fixture
+def our_stderr(tmp_path: Path) -> Callable[[], AbstractContextManager[Callable[[], str]]]:
+    """`with our_stderr() as read`: read() is what was written to descriptor 2 so far.
+
+    capfd loses what is written while it reads.  Not a fixture alone: pytest takes the descriptor back after the setup.
+    """
+
+    @contextmanager
+    def redirected() -> Iterator[Callable[[], str]]:
+        file = tmp_path / "stderr"
+        saved = os.dup(2)
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(fd, 2)
+        os.close(fd)
+        try:
+            yield file.read_text
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+    return redirected
 
 
 # -- gateways

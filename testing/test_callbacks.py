@@ -60,7 +60,7 @@ def test_items_and_end_that_wait_are_delivered_before_setcallback_returns(gw):
     assert got == [*range(10), END]
 
 
-@pytest.mark.parametrize("marker", [None, 0, "", 999, (), END], ids=repr)
+@pytest.mark.parametrize("marker", [None, 0, "", 999, (), END], ids=["none", "0", "empty", "999", "tuple", "object"])
 def test_the_endmarker_is_the_very_object_and_comes_once(popen, marker):
     channel = popen.remote_exec("channel.send(1)")
     got: queue.Queue = queue.Queue()

@@ -20,14 +20,14 @@ def chained():
 
 def in_context():
     try:
-        1 / 0  # noqa: B018
+        1 / 0
     except ZeroDivisionError:
         raise TypeError("then")  # noqa: B904
 
 
 def suppressed():
     try:
-        1 / 0  # noqa: B018
+        1 / 0
     except ZeroDivisionError:
         raise TypeError("then") from None
 

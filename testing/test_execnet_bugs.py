@@ -38,7 +38,11 @@ def test_truncated_data_is_a_load_error():
             execgw.loads(data[:size])
 
 
-@pytest.mark.parametrize("data", [b"", b"\x02garbage", b"\0" * 100, os.urandom(1000), b"execgw\x01\x00garbage"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x02garbage", b"\0" * 100, os.urandom(1000), b"execgw\x01\x00garbage"],
+    ids=["empty", "execnet", "zeros", "random", "head"],
+)
 def test_garbage_data_is_a_load_error(data):
     with pytest.raises(LoadError):
         execgw.loads(data)

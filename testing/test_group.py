@@ -14,7 +14,7 @@ import time
 import pytest
 
 import execgw
-from execgw import Group, RemoteError, SpecError, StartError, XSpec
+from execgw import Group, SpecError, StartError, XSpec
 
 IGNORE_TERM = """
     import signal, time
@@ -133,12 +133,14 @@ def test_makegateways_gives_them_in_the_order_of_the_specs(group):
 def test_makegateways_starts_them_at_the_same_time(group, tmp_path):
     # Each interpreter waits, before it starts, until all of them are there.
     program = tmp_path / "all_of_them"
-    program.write_text(textwrap.dedent(f"""\
+    program.write_text(
+        textwrap.dedent(f"""\
         #!/bin/sh
         touch {tmp_path}/here.$$
         while [ $(ls {tmp_path} | grep -c here) -lt 4 ]; do sleep 0.01; done
         exec {sys.executable} "$@"
-    """))
+    """)
+    )
     program.chmod(0o755)
 
     gateways = group.makegateways([f"popen//python={program}//start_timeout=20"] * 4)
@@ -188,7 +190,7 @@ def test_the_near_side_has_no_thread_per_gateway(group):
 
 
 def test_terminate_tells_what_it_took(group, processes):
-    idle, busy, stubborn = group.makegateways(["popen//id=idle", "popen//id=busy", "popen//id=stubborn"])
+    _, busy, stubborn = group.makegateways(["popen//id=idle", "popen//id=busy", "popen//id=stubborn"])
     busy.remote_exec("import signal; signal.signal(2, signal.SIG_IGN)\n" + BUSY).receive()
     stubborn.remote_exec(IGNORE_TERM).receive()
 
@@ -377,82 +379,3 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_workers_alive(group):
     os.close(read)
     os.waitpid(pid, 0)
     assert ended
-
-
-# -- execmodels
-
-
-def test_the_execmodel_is_thread_and_can_be_set_while_there_are_no_gateways(nothing_left):
-    group = Group()
-    assert group.execmodel.backend == group.remote_execmodel.backend == "thread"
-
-    group.set_execmodel("thread", "main_thread_only")
-
-    assert (group.execmodel.backend, group.remote_execmodel.backend) == ("thread", "main_thread_only")
-    gateway = group.makegateway("popen")
-    assert gateway.remote_status().execmodel == "main_thread_only"
-    with pytest.raises(ValueError, match="has gateways"):
-        group.set_execmodel("thread")
-    group.terminate(5)
-
-
-@pytest.mark.parametrize("name", ["gevent", "eventlet"])
-def test_models_that_are_not_built_are_refused_in_plain_words(group, name):
-    with pytest.raises(ValueError, match=f"'{name}' is not built"):
-        Group(execmodel=name)
-    with pytest.raises(ValueError, match=f"'{name}' is not built"):
-        group.set_execmodel(name)
-    with pytest.raises(ValueError, match=f"'{name}' is not built"):
-        group.makegateway(f"popen//execmodel={name}")
-
-
-def test_an_unknown_execmodel_is_refused_before_a_process_is_started(group, processes):
-    with pytest.raises(ValueError, match="unknown execmodel 'nonsense'"):
-        group.makegateway("popen//execmodel=nonsense")
-
-    assert not processes()
-
-
-@pytest.fixture
-def main_only(group):
-    return group.makegateway("popen//execmodel=main_thread_only")
-
-
-def test_main_thread_only_runs_every_task_in_the_main_thread(main_only):
-    code = "import threading; channel.send(threading.current_thread() is threading.main_thread())"
-
-    for _ in range(3):
-        channel = main_only.remote_exec(code)
-        assert channel.receive(10) is True
-        channel.waitclose(10)
-
-
-def test_main_thread_only_runs_quick_successors_in_turn(main_only):
-    channels = [main_only.remote_exec(f"channel.send({n})") for n in range(10)]
-
-    assert [channel.receive(10) for channel in channels] == list(range(10))
-
-
-def test_main_thread_only_refuses_a_second_task_while_one_runs(main_only):
-    running = main_only.remote_exec("channel.send(1); channel.receive()")
-    running.receive(10)
-
-    with pytest.raises(RemoteError, match="concurrent remote_exec would cause deadlock for main_thread_only execmodel"):
-        main_only.remote_exec("pass").waitclose(10)
-
-    running.send(None)
-    running.waitclose(10)
-    assert main_only.remote_exec("channel.send(2)").receive(10) == 2
-
-
-def test_a_waiting_task_of_main_thread_only_delays_no_other_channel(main_only):
-    running = main_only.remote_exec("for item in channel: channel.send(item)")
-    waiting = main_only.remote_exec("pass")
-
-    for n in range(20):
-        running.send(n)
-        assert running.receive(10) == n
-    assert main_only.remote_status(timeout=10).numexecuting == 1
-
-    with pytest.raises(RemoteError, match="deadlock"):
-        waiting.waitclose(10)

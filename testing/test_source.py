@@ -25,8 +25,8 @@ def remember(func):
 
 def with_comprehensions(channel):
     rows = [x * y for x in range(3) for y in range(2)]
-    names = {str(k): v for k, v in zip(rows, rows)}
-    channel.send((rows, names, {z for z in rows}, sum(w for w in rows)))
+    names = {str(k): v for k, v in enumerate(rows)}
+    channel.send((rows, names, {z + 1 for z in rows}, sum(w for w in rows)))
 
 
 def with_nested_functions(channel, base):
@@ -42,7 +42,7 @@ def with_nested_functions(channel, base):
     channel.send([add(1), (lambda q: q + base)(2), Local().get()])
 
 
-def with_annotations(channel, a: Any = 1, *args: dict[str, Any], b: "collections.abc.Mapping[str, int]" = None, **kw: Any) -> Any:  # fmt: skip # noqa: E501, UP037
+def with_annotations(channel, a: Any = 1, *args: dict[str, Any], b: "collections.abc.Mapping[str, int]" = None, **kw: Any) -> Any:  # fmt: skip # noqa: E501, UP037, RUF013
     channel.send((a, args, b, kw))
 
 
@@ -108,7 +108,7 @@ def with_exceptions(channel):
         channel.send(str(error))
 
 
-def with_umlauts(channel, value: "Größe" = "ü"):  # noqa: F821
+def with_umlauts(channel, value: Größe = "ü"):  # noqa: F821
     größe = value + "ß"
     channel.send(größe)
 
@@ -124,7 +124,7 @@ def recursive(channel, n):
 
 
 @pytest.mark.parametrize("func, kwargs, items", [
-    (with_comprehensions, {}, [([0, 0, 0, 1, 0, 2], {"0": 0, "1": 1, "2": 2}, {0, 1, 2}, 3)]),
+    (with_comprehensions, {}, [([0, 0, 0, 1, 0, 2], {"0": 0, "1": 0, "2": 0, "3": 1, "4": 0, "5": 2}, {1, 2, 3}, 3)]),
     (with_nested_functions, {"base": 10}, [[12, 12, 3]]),
     (with_annotations, {"b": {"x": 1}, "more": 2}, [(1, (), {"x": 1}, {"more": 2})]),
     (with_decorators, {}, ["decorated"]),

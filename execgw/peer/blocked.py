@@ -4,8 +4,6 @@ The other side may be waiting in send() on the same channel, for us to receive. 
 to GROWN_WINDOW; when it is full as well, and nobody receives, send() raises SendBlocked rather than hang.
 """
 
-from __future__ import absolute_import
-
 from ..wire import frames as f
 from ..wire.errors import SendBlocked
 from .compat import clock

@@ -3,8 +3,6 @@
 Never in the thread that reads the link, so a slow callback delays nobody else and may itself send, receive and call.
 """
 
-from __future__ import absolute_import
-
 import sys
 
 from .faults import unpack_error

@@ -1,7 +1,5 @@
 """The channel that people hold, on both sides: send, receive, iterate, callbacks, files, closing."""
 
-from __future__ import absolute_import
-
 from ..wire.errors import ChannelClosed, DumpError, LoadError, RemoteError, TimeoutError
 from .faults import again, as_text, pack_error, unpack_error
 from .peer import NO_ENDMARKER, NO_ITEM

@@ -1,7 +1,5 @@
 """Locks, threads and the clock, as Python 2 and 3 have them without the threading module."""
 
-from __future__ import absolute_import
-
 import time
 
 from ..wire.compat import PY2 as PY2

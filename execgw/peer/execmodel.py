@@ -1,7 +1,5 @@
 """How a worker runs more than one task at a time, and the locks, events and queues that fit it."""
 
-from __future__ import absolute_import
-
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable  # noqa: F401
 

@@ -1,7 +1,5 @@
 """Exceptions across the wire: raised there, told in a CLOSE frame, RemoteError here."""
 
-from __future__ import absolute_import
-
 from ..wire.compat import text_type
 from ..wire.errors import LoadError, RemoteError
 

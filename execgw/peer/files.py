@@ -1,7 +1,5 @@
 """File-like objects over a channel, for print(file=...), sys.stdout and the like."""
 
-from __future__ import absolute_import
-
 from ..wire.errors import ChannelClosed
 
 if False:  # for mypy only: Python 2.7 has no typing module

@@ -1,7 +1,5 @@
 """What the gateways of both sides share: making channels and knowing them again by number."""
 
-from __future__ import absolute_import
-
 from .channel import Channel
 
 if False:  # for mypy only: Python 2.7 has no typing module

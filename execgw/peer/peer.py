@@ -12,8 +12,6 @@ Three locks, taken in this order and never held while blocking:
     writing    who writes to the link; only ever tried, so that a full pipe blocks nobody but the writer
 """
 
-from __future__ import absolute_import
-
 from ..wire import codec as values
 from ..wire import frames as f
 from ..wire.errors import RemoteProtocolError

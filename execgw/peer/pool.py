@@ -3,8 +3,6 @@
 A thread that is done waits a while for the next job; starting one costs ten times as much as waking one.
 """
 
-from __future__ import absolute_import
-
 from .compat import allocate_lock, deque
 from .turn import Waiter
 

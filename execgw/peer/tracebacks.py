@@ -1,7 +1,5 @@
 """What travels of an exception: its type, text, arguments, notes, causes and its traceback as text."""
 
-from __future__ import absolute_import
-
 import linecache
 import sys
 import traceback

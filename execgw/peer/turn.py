@@ -13,8 +13,6 @@ the keeper looks again within a tick: touched since -> TICKING; a leader -> REST
 that receives again and again never hands the link back and forth; testing/peer/test_turn.py walks all interleavings.
 """
 
-from __future__ import absolute_import
-
 import time
 
 from .compat import PY2, allocate_lock, clock

@@ -1,7 +1,5 @@
 """Values that are one block of memory: they travel beside the pickle, uncopied (memoryview, array, numpy arrays)."""
 
-from __future__ import absolute_import
-
 import struct
 import sys
 

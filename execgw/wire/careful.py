@@ -4,8 +4,6 @@ Dict and set inserts are quadratic in the keys that share a hash, and hashes of 
 the C unpickler could be held up for minutes by one frame.  Only the near side needs this file: workers trust it.
 """
 
-from __future__ import absolute_import
-
 import pickle
 from io import BytesIO
 from time import thread_time

@@ -11,8 +11,6 @@ format: a tree without memo (`fast` mode), so that a shared object arrives as co
 all others pass wire/scan.py first.
 """
 
-from __future__ import absolute_import
-
 import struct
 import sys
 

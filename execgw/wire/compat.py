@@ -1,7 +1,5 @@
 """The names that Python 2 and 3 keep in different places, for both sides; importing them costs a start nothing."""
 
-from __future__ import absolute_import
-
 import sys
 
 PY2 = sys.version_info[0] == 2

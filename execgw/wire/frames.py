@@ -9,8 +9,6 @@ ack    the last seq that the sender of this frame has received
 form   for DATA and EXEC: the value format (codec.py); otherwise 0
 """
 
-from __future__ import absolute_import
-
 import struct
 
 from .compat import PY2

@@ -10,8 +10,6 @@ so at most one chunk more than was granted is ever on its way.  Chunks of an unf
 while no finished value waits before it (else a value larger than the window could never arrive).
 """
 
-from __future__ import absolute_import
-
 from . import frames as f
 from .compat import deque
 from .errors import LocalProtocolError, RemoteProtocolError

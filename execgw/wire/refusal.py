@@ -1,7 +1,5 @@
 """Why a value cannot travel: the path to the bad item and the reason, for the message of a DumpError."""
 
-from __future__ import absolute_import
-
 from .codec import CONTAINERS, HAS_OVERRIDE, PLAIN
 from .compat import text_type
 from .errors import DumpError

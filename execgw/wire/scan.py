@@ -9,8 +9,6 @@ Time: linear.  A container with many keys whose hashes can be chosen (ints, floa
 who then loads it with a loader that counts collisions (see codec.py).
 """
 
-from __future__ import absolute_import
-
 from .errors import LoadError
 
 if False:  # for mypy only: Python 2.7 has no typing module

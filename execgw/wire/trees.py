@@ -3,8 +3,6 @@
 Imported when the first such value travels: the pickle module takes a worker milliseconds.
 """
 
-from __future__ import absolute_import
-
 import gc
 import sys
 from _codecs import encode as _codecs_encode

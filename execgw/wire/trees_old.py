@@ -1,7 +1,5 @@
 """The encoder for interpreters before 3.8, whose picklers have no reducer_override."""
 
-from __future__ import absolute_import
-
 from io import BytesIO
 
 from .codec import ALLOWED

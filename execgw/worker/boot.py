@@ -87,9 +87,12 @@ class Shipped(object):
 def boot(modules, root, readable, writable):
     """Serve on two file descriptors, or two files on Jython, until the near side goes."""
     shipped = Shipped(modules, root)
-    sys.meta_path.append(shipped)
+    sys.meta_path.insert(0, shipped)
     for package in ("_execgw", "_execgw.wire", "_execgw.peer", "_execgw.worker"):
         shipped.add(package)
     from _execgw.worker.serve import main
 
+    # From now on behind the others: most imports are the user's.
+    sys.meta_path.remove(shipped)
+    sys.meta_path.append(shipped)
     main(shipped, readable, writable)

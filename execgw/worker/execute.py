@@ -1,7 +1,5 @@
 """Runs one task: compiles the source that came, calls what it names, and ends its channel with how it went."""
 
-from __future__ import absolute_import
-
 import os
 import sys
 

@@ -3,8 +3,6 @@
 So status, interrupt and credit are heard while user code computes.  See peer/turn.py for when it reads.
 """
 
-from __future__ import absolute_import
-
 from ..peer.compat import allocate_lock
 from ..peer.turn import TICKING, WATCHING, acquire
 

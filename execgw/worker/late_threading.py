@@ -3,8 +3,6 @@
 Only for workers on the near side's own interpreter (_bundle.for_same), so for Python 3.10 and newer.
 """
 
-from __future__ import absolute_import
-
 from ..peer.compat import allocate_lock, get_ident
 
 if False:  # for mypy only: Python 2.7 has no typing module

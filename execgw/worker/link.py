@@ -1,7 +1,5 @@
 """A worker's end of the link: two file descriptors, one socket or the stdin and stdout of ssh."""
 
-from __future__ import absolute_import
-
 import errno
 import os
 import select

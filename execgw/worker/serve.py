@@ -5,8 +5,6 @@ standby thread   keeper.py: reads while the main thread computes; never runs use
 further threads  tasks beyond the first at the same time (execmodel thread), callbacks
 """
 
-from __future__ import absolute_import
-
 import os
 import sys
 import time

@@ -92,6 +92,7 @@ class Receiver:
 
     def attach(self, transport: Transport) -> Receiver:
         self.transport = transport
+        transport.attach(self)  # type: ignore[arg-type]
         transport.on_writable = self.flush
         transport.on_end(self.ended.set)
         return self
@@ -155,9 +156,7 @@ def _start_relay(name: str, receiver: Receiver, group: Group) -> Transport:
     master = group.makegateway("popen//id=master")
     launch = Launch("test", XSpec("popen//via=master"))
     argv: list[Any] = [sys.executable, "-c", _program(name, 1, receiver.gate)]
-    transport = RelayTransport(launch, argv, b"", master._session)
-    transport.child = receiver  # type: ignore[assignment]
-    return transport
+    return RelayTransport(launch, argv, b"", master._session)
 
 
 def _start_memory(name: str, receiver: Receiver, group: Group) -> Transport:

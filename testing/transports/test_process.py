@@ -76,16 +76,15 @@ def test_much_stderr_does_not_stop_the_worker_and_only_its_tail_is_kept(popen, c
     assert len(caught.value.stderr) <= 4096
 
 
-def test_all_of_the_stderr_is_shown(popen, capfd, eventually):
-    popen.remote_exec("import os\nfor n in range(300): os.write(2, b'%05d' % n + b'y' * 994 + b'\\n')").waitclose(20)
-    seen = []
+def test_all_of_the_stderr_is_shown(popen, our_stderr, eventually):
+    with our_stderr() as shown:
+        popen.remote_exec("import os\nfor n in range(300): os.write(2, b'%05d' % n + b'y' * 994 + b'\\n')").waitclose(
+            20
+        )
 
-    def shown() -> bool:
-        seen.append(capfd.readouterr().err)
-        return "".join(seen).count("\n") >= 300
+        eventually(lambda: shown().count("\n") >= 300)
 
-    eventually(shown)
-    assert [line[:5] for line in "".join(seen).splitlines()] == [f"{n:05d}" for n in range(300)]
+    assert [line[:5] for line in shown().splitlines()] == [f"{n:05d}" for n in range(300)]
 
 
 def test_a_full_stderr_of_ours_does_not_stop_gateways(nothing_left):
