@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._loop import get_loop
 from ..errors import SpecError
 from .base import Ended, Launch, SocketTransport, Transport
 
@@ -30,12 +32,36 @@ class MemoryTransport(SocketTransport):
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         super().__init__(ours)
-        self._thread = threading.Thread(target=_serve, args=(theirs.detach(),), name="execgw-memory", daemon=True)
-        self._thread.start()
+        self._over = False
+        self._on_end: Callable[[], None] | None = None
+        fd = theirs.detach()
+
+        def serve() -> None:
+            try:
+                _serve(fd)
+            finally:
+                get_loop().call_soon(self._end)
+
+        threading.Thread(target=serve, name="execgw-memory", daemon=True).start()
+
+    def _end(self) -> None:
+        """In the loop: the thread has ended, or is given up."""
+        if not self._over:
+            self._over = True
+            if self._on_end is not None:
+                self._on_end()
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        self._on_end = call
+        if self._over:
+            call()
 
     def ended(self) -> Ended | None:
-        """A thread has no exit code, and nobody waits for it: its link is all there is of it."""
-        return Ended()
+        return Ended() if self._over else None
+
+    def kill(self, force: bool) -> None:
+        """No thread can be killed: one that computes on after the end of its link is left to itself."""
+        get_loop().call_soon(self._end)
 
 
 class _TextsAlone(dict[str, str]):
