@@ -5,43 +5,18 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import mux_frames
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mux_frames import FAR, NEAR, frame, send, taken
 
 from execgw.wire import frames as f
 from execgw.wire.codec import BYTES
 from execgw.wire.errors import LocalProtocolError, RemoteProtocolError
-from execgw.wire.mux import FRAME_COST, HEARD, LAST_CHANNEL, MOST_CHANNELS, PORT, TASK, Mux, Port
+from execgw.wire.mux import HEARD, LAST_CHANNEL, MOST_CHANNELS, PORT, TASK, Mux, Port
 
-NEAR, FAR = 1, 2
-
-
-def frame(mux: Mux, kind: int, number: int, payload: bytes = b"", flags: int = 0, form: int = BYTES) -> bytes:
-    """The next frame of *mux*, as its owner would write it."""
-    return mux.header(kind, flags, form, number, len(payload)) + payload
-
-
-def send(mux: Mux, port: Port, payload: bytes, flags: int = 0) -> bytes:
-    port.sent += len(payload) + FRAME_COST
-    return frame(mux, f.DATA, port.number, payload, flags)
-
-
-def taken(mux: Mux, port: Port) -> bytes:
-    form, data = mux.take(port)
-    assert form == BYTES
-    return b"".join(data) if isinstance(data, list) else data
-
-
-@pytest.fixture
-def near() -> Mux:
-    return Mux(NEAR)
-
-
-@pytest.fixture
-def far() -> Mux:
-    return Mux(FAR)
-
+near, far = mux_frames.near, mux_frames.far  # fixtures
 
 # -- values and events
 

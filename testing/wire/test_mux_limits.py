@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
+import mux_frames
 import pytest
+from mux_frames import FAR, NEAR, frame, send, taken
 
 from execgw.wire import frames as f
-from execgw.wire.codec import BYTES
 from execgw.wire.errors import RemoteProtocolError
 from execgw.wire.frames import MAX_FRAME
-from execgw.wire.mux import FRAME_COST, PORT, REFUSED, WINDOW, Mux, Port
+from execgw.wire.mux import FRAME_COST, PORT, REFUSED, WINDOW, Mux
 
-NEAR, FAR = 1, 2
-
-
-def frame(mux: Mux, kind: int, number: int, payload: bytes = b"", flags: int = 0, form: int = BYTES) -> bytes:
-    """The next frame of *mux*, as its owner would write it."""
-    return mux.header(kind, flags, form, number, len(payload)) + payload
-
-
-def send(mux: Mux, port: Port, payload: bytes, flags: int = 0) -> bytes:
-    port.sent += len(payload) + FRAME_COST
-    return frame(mux, f.DATA, port.number, payload, flags)
-
-
-def taken(mux: Mux, port: Port) -> bytes:
-    form, data = mux.take(port)
-    assert form == BYTES
-    return b"".join(data) if isinstance(data, list) else data
-
-
-@pytest.fixture
-def near() -> Mux:
-    return Mux(NEAR)
-
-
-@pytest.fixture
-def far() -> Mux:
-    return Mux(FAR)
-
+near, far = mux_frames.near, mux_frames.far  # fixtures
 
 # -- credit
 
