@@ -141,6 +141,10 @@ class _Pair:
         self.end, self.wake = socket.socketpair()
         self.end.setblocking(False)
         self.wake.setblocking(False)
+        try:
+            self.end.recv(WARM_UP)  # a block from malloc that is given back untouched
+        except BlockingIOError:
+            pass
 
     def __del__(self) -> None:
         self.end.close()
@@ -159,7 +163,6 @@ class _Waiting(threading.local):
 
 
 _waiting = _Waiting()
-bytearray(WARM_UP)
 
 
 class SocketTransport(Transport):
