@@ -47,7 +47,7 @@ class Callback(object):
     def run(self):
         # type: () -> None
         while True:
-            item = self.peer.take_ready(self.port)
+            item = self.peer.receive(self.port, wait=False)
             if item is NO_ITEM:
                 with self.peer.lock:
                     if not self.port.items and not self.port.ended:

@@ -15,7 +15,7 @@ Three locks, taken in this order and never held while blocking:
 from ..wire import codec as values
 from ..wire import frames as f
 from ..wire.errors import RemoteProtocolError
-from ..wire.mux import FRAME_COST, HEARD, PORT, TASK
+from ..wire.mux import FRAME_COST, HEARD, PART, PORT, TASK
 from .compat import allocate_lock, clock, deque
 from .faults import again, pack_error
 from .turn import WATCHING, Turn
@@ -77,33 +77,24 @@ class Peer(object):
 
     # -- receiving
 
-    def receive(self, port, timeout=None):
-        # type: (Port, Optional[float]) -> Any
-        """The next (form, data) of a port, or NO_ITEM after *timeout* seconds, or ENDED."""
+    def receive(self, port, timeout=None, wait=True):
+        # type: (Port, Optional[float], bool) -> Any
+        """The next (form, data) of a port, or NO_ITEM after *timeout* seconds, or ENDED.
+
+        Without *wait* only what is here already counts; the link is not looked at.
+        """
         if self.out:
             self.flush()
         more = 0
         with self.lock:
             if not port.items and not port.ended:
-                if not self.turn.until(_has_item, port, timeout):
+                if not wait or not self.turn.until(_has_item, port, timeout):
                     return NO_ITEM
             if not port.items:
                 return ENDED
             item = self.mux.take(port)
             if port.consumed + port.window - port.granted >= self.mux.window // 2:
                 more = self.mux.grant(port)
-        if more:
-            self.control(f.CREDIT, port.number, f.pack_credit(more))
-        return item
-
-    def take_ready(self, port):
-        # type: (Port) -> Any
-        """What receive returns, but without waiting: an item that is here, NO_ITEM or ENDED."""
-        with self.lock:
-            if not port.items:
-                return ENDED if port.ended else NO_ITEM
-            item = self.mux.take(port)
-            more = self.mux.grant(port)
         if more:
             self.control(f.CREDIT, port.number, f.pack_credit(more))
         return item
@@ -145,6 +136,8 @@ class Peer(object):
                 what = event[0]
                 if what == PORT:
                     self._changed(event[1])
+                elif what == PART:  # nobody waits for a piece
+                    self._grant(event[1])
                 elif what == TASK:
                     self.on_task(*event[1:])
                 elif what == HEARD:
@@ -160,6 +153,10 @@ class Peer(object):
             waiter.wake()
         if port.notify is not None:
             port.notify(port)
+        self._grant(port)
+
+    def _grant(self, port):
+        # type: (Port) -> None
         if not port.items:  # chunks of an unfinished value, or of one given up, are owed for though nobody takes
             more = self.mux.grant(port)
             if more:

@@ -25,9 +25,9 @@ MOST_UNCLAIMED = 1024
 LAST_CHANNEL = (1 << 32) - 1
 _MASK = 0xFFFFFFFF
 
-# events: (PORT, port) its items, credit or end changed; (TASK, port, form, data) an EXEC; (HEARD, kind, payload) for
-# HELLO, ASK, TELL, BYE; (REFUSED, port, why) the peer sent on it what it must not: close it
-PORT, TASK, HEARD, REFUSED = "port", "task", "heard", "refused"
+# events: (PORT, port) its items, credit or end changed; (PART, port) a piece of a value came; (TASK, port, form, data)
+# an EXEC; (HEARD, kind, payload) for HELLO, ASK, TELL, BYE; (REFUSED, port, why) it sent what it must not: close it
+PORT, PART, TASK, HEARD, REFUSED = "port", "part", "task", "heard", "refused"
 
 
 class Port(object):
@@ -259,7 +259,7 @@ class Mux(object):
             if port.items:
                 return None
             self._count_pending(port)
-            return PORT, port
+            return PART, port
         data, port.partial = port.partial, None
         if kind == f.EXEC:
             self._count_pending(port)

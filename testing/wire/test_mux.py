@@ -14,7 +14,7 @@ from mux_frames import FAR, NEAR, frame, send, taken
 from execgw.wire import frames as f
 from execgw.wire.codec import BYTES
 from execgw.wire.errors import LocalProtocolError, RemoteProtocolError
-from execgw.wire.mux import HEARD, LAST_CHANNEL, MOST_CHANNELS, PORT, TASK, Mux, Port
+from execgw.wire.mux import HEARD, LAST_CHANNEL, MOST_CHANNELS, PART, PORT, TASK, Mux, Port
 
 near, far = mux_frames.near, mux_frames.far  # fixtures
 
@@ -47,9 +47,9 @@ def test_any_split_of_the_stream_gives_the_same_events(data: st.DataObject) -> N
         heard: list[Any] = []
         for start, stop in itertools.pairwise([0, *limits, len(stream)]):
             for event in far.feed(stream[start:stop]):
-                if event[0] in (PORT, TASK):
+                if event[0] in (PORT, PART, TASK):
                     ports[event[1].number] = event[1]
-                if event[0] != PORT:  # how often a change is told depends on the reads
+                if event[0] not in (PORT, PART):  # how often a change is told depends on the reads
                     heard.append([event[0], *(_flat(part) for part in event[1:])])
         state = [
             (
@@ -99,7 +99,7 @@ def test_code_in_chunks_is_one_task(near: Mux, far: Mux) -> None:
     first = far.feed(frame(near, f.EXEC, number, b"co", f.MORE))
     ((what, _, _, data),) = far.feed(frame(near, f.EXEC, number, b"de"))
 
-    assert [event[0] for event in first] == [PORT]
+    assert [event[0] for event in first] == [PART]
     assert (what, b"".join(data)) == (TASK, b"code")
 
 

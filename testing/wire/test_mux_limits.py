@@ -9,7 +9,7 @@ from mux_frames import FAR, NEAR, frame, send, taken
 from execgw.wire import frames as f
 from execgw.wire.errors import RemoteProtocolError
 from execgw.wire.frames import MAX_FRAME
-from execgw.wire.mux import FRAME_COST, PORT, REFUSED, WINDOW, Mux
+from execgw.wire.mux import FRAME_COST, PART, PORT, REFUSED, WINDOW, Mux
 
 near, far = mux_frames.near, mux_frames.far  # fixtures
 
@@ -113,7 +113,7 @@ def test_a_partial_value_of_more_than_max_value_is_refused_and_nothing_else() ->
         send(near, big, b"x" * 600, f.MORE) + send(near, big, b"x" * 600, f.MORE) + send(near, other, b"y")
     )
 
-    assert [event[0] for event in events] == [PORT, REFUSED, PORT]
+    assert [event[0] for event in events] == [PART, REFUSED, PORT]
     assert events[1][1].number == big.number
     assert "1000 bytes" in events[1][2]
     assert taken(far, far.ports[other.number]) == b"y"

@@ -13,7 +13,7 @@ from mux_frames import FAR, NEAR, frame, send, taken
 from execgw.wire import frames as f
 from execgw.wire.errors import RemoteProtocolError
 from execgw.wire.frames import MAX_FRAME
-from execgw.wire.mux import FRAME_COST, HEARD, PORT, REFUSED, TASK, Mux
+from execgw.wire.mux import FRAME_COST, HEARD, PART, PORT, REFUSED, TASK, Mux
 
 near, far = mux_frames.near, mux_frames.far  # fixtures
 
@@ -128,7 +128,7 @@ def test_a_hostile_peer_gets_a_remote_protocol_error_and_nothing_else(junk: list
     try:
         for kind, flags, number, payload in junk:
             for event in near.feed(frame(far, kind, number, payload, flags)):
-                assert event[0] in (PORT, TASK, HEARD, REFUSED)
+                assert event[0] in (PORT, PART, TASK, HEARD, REFUSED)
                 if event[0] == REFUSED:
                     near.drop(event[1])
     except RemoteProtocolError:
