@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 from mux_frames import FAR, NEAR, frame, send, taken
 
 from execgw.wire import frames as f
-from execgw.wire.mux import FRAME_COST, PORT, Mux, Port
+from execgw.wire.mux import FRAME_COST, PART, PORT, Mux, Port
 
 # -- two of them talk
 
@@ -109,7 +109,7 @@ class TwoTalk(RuleBasedStateMachine):
             data = data[: len(data) - len(rest)]
             side.to_send.appendleft(rest)
         for event in other.mux.feed(data):
-            assert event[0] == PORT
+            assert event[0] in (PORT, PART)
             port = event[1]
             if port.number in other.ports:
                 assert other.ports[port.number] is port
