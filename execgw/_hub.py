@@ -119,8 +119,9 @@ class Hub:
         try:
             return spec.check(transports.builtin_names(), ())
         except SpecError:
-            known = [key for name in transports.names() for key in transports.kind(name).keys]
-            return spec.check(transports.names(), known)
+            names = transports.names()
+            chosen = [key for key in spec.keys() if key in names]  # noqa: SIM118  # keys() of a spec is no dict
+            return spec.check(names, transports.kind(chosen[0]).keys if len(chosen) == 1 else ())
 
     def _via(self, spec: XSpec) -> Session | None:
         if not spec.via:

@@ -1,0 +1,54 @@
+"""A kind of gateway that another package registers under the entry-point group execgw.transports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+MODULE = """
+from execgw.transports.process import PopenKind
+
+
+class Kind(PopenKind):
+    keys = ("flavour",)
+
+    def start(self, launch, via):
+        launch.env["FLAVOUR"] = launch.spec.flavour or "plain"
+        return super().start(launch, via)
+"""
+
+SCRIPT = """
+import os, execgw
+with execgw.Group(["tasty//flavour=sweet", "tasty"]) as group:
+    print([gateway.call(os.getenv, "FLAVOUR") for gateway in group])
+for spec in ("tasty//flavor=sweet", "popen//tasty", "popen//flavour=sweet"):
+    try:
+        execgw.makegateway(spec)
+    except execgw.SpecError as e:
+        print(e)
+"""
+
+
+def test_a_registered_kind_is_found_with_its_keys_and_its_errors(tmp_path: Path) -> None:
+    (tmp_path / "tasty_gateways.py").write_text(MODULE)
+    about = tmp_path / "tasty_gateways-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tasty-gateways\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[execgw.transports]\ntasty = tasty_gateways:Kind\n")
+
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.stderr == ""
+    values, misspelt, two_kinds, foreign_key = done.stdout.splitlines()
+    assert values == "['sweet', 'plain']"
+    assert "did you mean 'flavour'?" in misspelt
+    assert "'popen' and 'tasty' are two types of gateway" in two_kinds
+    assert "popen" in foreign_key
