@@ -29,7 +29,6 @@ from .wire.mux import Mux, Port
 if TYPE_CHECKING:
     from .transports.base import Ended, Launch, Transport
 
-VERSION = 1
 MOST_UNREAD = 4 << 20  # bytes that wait to be written while the worker goes on asking
 MOST_NOISE = 64 * 1024  # bytes before the start marker: login banners and the like
 LAST_SECONDS = 0.5  # how long a process may live on after its link has ended, before it is killed
@@ -72,7 +71,7 @@ class Session(Peer):
 
     def begin(self, launch: Launch, execmodel: str) -> None:
         """Send what makes a worker of the process, and our HELLO behind it."""
-        options = {"version": str(VERSION), "id": launch.id, "execmodel": execmodel}
+        options = {"version": str(f.VERSION), "id": launch.id, "execmodel": execmodel}
         options["window"] = str(self.mux.window)
         options["chunk"] = str(self.transport.chunk)
         if self.transport.group:
@@ -113,9 +112,9 @@ class Session(Peer):
         if self.about is not None:
             if self.about.get("problem"):
                 return StartError(f"{where}: the worker could not start: {self.about['problem']}")
-            if self.about.get("version") != str(VERSION):
+            if self.about.get("version") != str(f.VERSION):
                 version = self.about.get("version")
-                return HandshakeError(f"{where}: the worker speaks version {version!r}, this side {VERSION}")
+                return HandshakeError(f"{where}: the worker speaks version {version!r}, this side {f.VERSION}")
             try:
                 self.codec.protocol = min(self.codec.protocol, max(int(self.about["protocol"]), 2))
             except (KeyError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._hub import Hub
 from .gateway import Gateway
@@ -13,6 +13,9 @@ from .multi import MultiChannel
 from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .spec import XSpec
+
+if TYPE_CHECKING:
+    from ._session import Session
 
 
 class Group:
@@ -27,6 +30,7 @@ class Group:
     def __init__(self, xspecs: Iterable[XSpec | str | None] = (), execmodel: str = "thread") -> None:
         self._hub = Hub()
         self._gateways: list[Gateway] = []
+        self._leaving: list[Session] = []  # asked to end by exit(), which does not wait
         self._execmodel = self._remote_execmodel = ExecModel(execmodel)
         self._pid = os.getpid()
         # By this name on the module: test suites replace atexit.register, and run what was given to it themselves.
@@ -135,7 +139,7 @@ class Group:
         if gateway in self._gateways:
             self._gateways.remove(gateway)
         self._hub.forget(gateway._session)
-        self._leaving = [left for left in getattr(self, "_leaving", []) if not left.over.is_set()]
+        self._leaving = [left for left in self._leaving if not left.over.is_set()]
         self._leaving.append(gateway._session)
 
     def _cleanup_atexit(self) -> None:
@@ -143,7 +147,7 @@ class Group:
             return
         begun = clock()
         self.terminate(timeout=1.0)
-        left = [session for session in getattr(self, "_leaving", []) if not session.over.is_set()]
+        left = [session for session in self._leaving if not session.over.is_set()]
         self._hub.end(left, max(1.0 - (clock() - begun), 0))
 
     def __enter__(self) -> Group:

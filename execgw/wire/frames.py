@@ -20,6 +20,8 @@ if False:  # for mypy only: Python 2.7 has no typing module
 HEADER = struct.Struct("!BBHIIII")
 HEADER_SIZE = HEADER.size
 
+VERSION = 1  # of frames, values and questions; each side says it in its HELLO
+
 # kinds
 HELLO = 1  # first frame of each side: version, features, limits
 EXEC = 2  # a value (source, ...) that opens its channel

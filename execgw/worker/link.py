@@ -77,8 +77,7 @@ class FdLink(object):
         # Nothing is there to read: this gets a block from malloc and gives it back untouched.  bytearray(WARM_UP) would
         # fill it, and that took 3 of the 16 ms of a worker's start.
         self._drain(self._wake_end, WARM_UP)
-        # One poll object for each that may wait at the same time would be needed if they kept state; they do not.
-        self._events = select.POLLIN
+        # A leader and the standby thread may wait at the same time; a poll object serves one thread.
         self._reading = self._poller(readable, self._wake_end)
         self._keeping = self._poller(readable, self._poke_end)
 
@@ -96,7 +95,7 @@ class FdLink(object):
 
     def wait_as_keeper(self, timeout):
         # type: (Optional[float]) -> bool
-        """The same for the standby thread, at the same time: one poll object serves one thread."""
+        """The same for the standby thread; wake_keeper() gets it out."""
         return self._poll(self._keeping, timeout)
 
     def wake_keeper(self):

@@ -26,7 +26,6 @@ from .link import FdLink, take_over
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Deque, Dict  # noqa: F401
 
-VERSION = 1
 SWITCH_SECONDS = 0.0005  # how long a computing thread may hold up the standby thread
 LAST_WORDS_SECONDS = 1.0  # for user code to end after its near side has gone
 QUEUE_SECONDS = 1.0  # a second task waits this long in main_thread_only
@@ -235,7 +234,7 @@ class Server(object):
         except Exception as e:
             problem = "%s: %s" % (type(e).__name__, e)
         about = {
-            "version": str(VERSION),
+            "version": str(f.VERSION),
             "protocol": str(PROTOCOL),
             "python": ".".join([str(part) for part in sys.version_info[:3]]),
             "executable": sys.executable or "",
@@ -249,8 +248,8 @@ class Server(object):
 
     def _apply(self, options):
         # type: (Dict[str, str]) -> None
-        if int(options["version"]) != VERSION:
-            raise ValueError("the near side speaks version %s, this worker %d" % (options["version"], VERSION))
+        if int(options["version"]) != f.VERSION:
+            raise ValueError("the near side speaks version %s, this worker %d" % (options["version"], f.VERSION))
         self.gateway.id = options["id"]
         self.gateway.backend = options["execmodel"]
         for name in options:

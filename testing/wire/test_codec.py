@@ -13,29 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from value_corpus import IDS, VALUES, same, values
+from value_corpus import IDS, KINDS_OF_CONTAINER, LEVELS, PROTOCOLS, VALUES, nested, same, there_and_back, values
 
 import execgw
 from execgw.wire.codec import BUFFERS, BYTES, FLOAT, INT, TEXT, Codec
 from execgw.wire.errors import DumpError, LoadError
-
-LEVELS = [pytest.param(True, id="trusted"), pytest.param(False, id="untrusted")]
-PROTOCOLS = [2, 4, 5]
-KINDS_OF_CONTAINER = [list, tuple, lambda inner: {1: inner[0]}]
-
-
-def there_and_back(value: Any, trusted: bool = True, protocol: int = 5) -> Any:
-    form, data = Codec(protocol).encode(value)
-    joined = b"".join(data) if isinstance(data, list) else data
-    return Codec(protocol, trusted=trusted).decode(form, joined)
-
-
-def nested(depth: int, kind: Any = list) -> Any:
-    value: Any = None
-    for _ in range(depth):
-        value = kind([value])
-    return value
-
 
 # -- round trips
 

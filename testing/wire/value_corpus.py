@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
+
+from execgw.wire.codec import Codec
 
 VALUES: list[Any] = [
     None,
@@ -118,3 +121,21 @@ def _shape(value: Any) -> str:
     if isinstance(value, tuple):
         return "(" + ",".join(map(_shape, value)) + ")"
     return f"{type(value).__name__} {value!r}"
+
+
+LEVELS = [pytest.param(True, id="trusted"), pytest.param(False, id="untrusted")]
+PROTOCOLS = [2, 4, 5]
+KINDS_OF_CONTAINER = [list, tuple, lambda inner: {1: inner[0]}]
+
+
+def there_and_back(value: Any, trusted: bool = True, protocol: int = 5) -> Any:
+    form, data = Codec(protocol).encode(value)
+    joined = b"".join(data) if isinstance(data, list) else data
+    return Codec(protocol, trusted=trusted).decode(form, joined)
+
+
+def nested(depth: int, kind: Any = list) -> Any:
+    value: Any = None
+    for _ in range(depth):
+        value = kind([value])
+    return value
