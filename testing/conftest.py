@@ -65,7 +65,8 @@ def processes_marked(mark: str) -> list[str]:
             ours = parent == str(os.getpid())
             if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes() or (ours and state == "Z"):
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                found.append(f"{entry.name} ({state}): {command[:80]}")
+                # Not whether it runs or sleeps: that is another thing at each look.
+                found.append(f"{'zombie ' if state == 'Z' else ''}{entry.name}: {command[:80]}")
         except OSError:  # it has just ended, or is not ours
             pass
     return found
