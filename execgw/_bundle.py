@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 import marshal
+import os
 import re
 import tokenize
 import zlib
@@ -82,10 +83,7 @@ def _goes_on(tokens: list[tokenize.TokenInfo]) -> bool:
     return after.type not in (tokenize.DEDENT, tokenize.ENDMARKER)
 
 
-LOAD_TEXT = (
-    "import zlib;p=[str(t)for t in zlib.decompress(d).decode('ascii').split('\\0')];b=p.pop(0)"
-    ";m=dict(zip(p[::2],p[1::2]));f='<execgw>'"
-)
+LOAD_TEXT = "p=[str(t)for t in d.decode('ascii').split('\\0')];b=p.pop(0);m=dict(zip(p[::2],p[1::2]));f='<execgw>'"
 
 
 def _far(name: str) -> str:
@@ -97,11 +95,17 @@ def source(far_name: str) -> str:
     return strip(modules()[far_name[1:]].read_text("utf-8"))
 
 
-def _stage0(size: int, load: str) -> str:
+# What the near side looks for when no hello came: the start of what stage 0 says on stderr, or on a terminal.
+A_TERMINAL = "execgw: a terminal is between the two sides"
+CHANGED = "execgw: the bytes of the near side arrive changed"
+
+
+def _stage0(size: int, load: str, check: str = "") -> str:
     """The program of `python -c`: read *size* bytes from descriptor 0, load them, and boot."""
     return (
         "def _():\n"
         " import os,sys\n"
+        f"{check}"
         " d=b''\n"
         f" while len(d)<{size}:\n"
         f"  c=os.read(0,{size}-len(d))\n"
@@ -118,14 +122,19 @@ def _stage0(size: int, load: str) -> str:
 
 @functools.cache
 def for_other(write_fd: int) -> tuple[str, bytes]:
-    """(program for `python -c`, bytes for its stdin) for any Python from 2.7 on."""
+    """(program for `python -c`, bytes for its stdin) for any Python from 2.7 on.
+
+    The program refuses a terminal on its way in, and a block whose checksum is wrong; the start marker (wire/frames.py)
+    is the same test for the way out.
+    """
     sources = {name: "" if name[1:] in ON_DEMAND else source(name) for name in map(_far, modules())}
     boot = strip((HERE / "worker" / "boot.py").read_text("utf-8"))
     # NUL between texts: repr() and its escapes would cost half a kilobyte.
     parts = [boot, *(text for item in sources.items() for text in item)]
     data = zlib.compress("\0".join(parts).encode("ascii"), 9)
-    program = _stage0(len(data), LOAD_TEXT)
-    return program.replace("WRITE", str(write_fd)), data
+    check = f" if os.isatty(0)or os.isatty({write_fd}):sys.exit('{A_TERMINAL}')\n"
+    load = f"import zlib\n try:d=zlib.decompress(d)\n except zlib.error:sys.exit('{CHANGED}')\n {LOAD_TEXT}"
+    return _stage0(len(data), load, check).replace("WRITE", str(write_fd)), data
 
 
 @functools.cache
@@ -140,3 +149,41 @@ def for_same() -> tuple[str, bytes]:
     data = marshal.dumps((boot, code, str(HERE)))
     program = _stage0(len(data), "import marshal;b,m,f=marshal.loads(d);b=marshal.loads(b)")
     return program.replace("WRITE", "0"), data
+
+
+# Reads one line from descriptor 0, byte by byte, for what follows is the next program's; then starts that one in the
+# surroundings that the line names.  An environment is in force only for an interpreter that starts in it
+# (PYTHONHASHSEED), and it may hold secrets, so it must not be in any argv.  Where nothing can be executed (Jython)
+# the program runs here.
+_LAUNCHER = """\
+def _():
+ import os,sys
+ d=b''
+ while d[-1:]!=b'\\n':
+  c=os.read(0,1)
+  if not c:sys.exit('execgw: the near side went away during the start')
+  d+=c
+ e,c,n,p=eval(d)
+ getattr(os,'environb',os.environ).update(e)
+ try:
+  if c:
+   if not os.path.isdir(c):os.makedirs(c)
+   os.chdir(c)
+  if n and hasattr(os,'nice'):os.nice(n)
+ except OSError:
+  sys.exit('execgw: chdir=%r nice=%r: %s'%(c,n,sys.exc_info()[1]))
+ if sys.executable and hasattr(os,'execv'):
+  import subprocess
+  os.execv(sys.executable,[sys.executable]+subprocess._args_from_interpreter_flags()+['-c',p])
+ return p
+exec(_())
+"""
+
+
+def in_surroundings(program: str, env: dict[str, str], chdir: str | None, nice: int | None) -> tuple[str, bytes]:
+    """(program, bytes before those of *program*): the same, with env, directory and niceness applied first."""
+    if not (env or chdir or nice):
+        return program, b""
+    pairs = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    line = repr((pairs, os.fsencode(chdir) if chdir else None, nice, program))
+    return _LAUNCHER, line.encode("ascii") + b"\n"

@@ -60,7 +60,7 @@ class Hub:
         execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
         via = self._via(spec)
         _text(spec, "id")
-        _start_seconds(spec)  # what is wrong with a spec is said before anything is started
+        _seconds(spec, "start_timeout", START_SECONDS)  # what is wrong with a spec is said before anything is started
         name = self.allocate_id(spec)
         self._reserve(name)
         try:
@@ -71,6 +71,7 @@ class Hub:
                 chdir=_text(spec, "chdir"),
                 nice=_number(spec, "nice"),
                 env=dict(spec.env),
+                keepalive=_seconds(spec, "keepalive", None, zero=True),
             )
             loop = get_loop()
             transport = kind.start(launch, via)
@@ -84,7 +85,7 @@ class Hub:
 
     def finish(self, session: Session, spec: XSpec, begun: float) -> None:
         """Wait until a worker is there; StartError, and nothing left of it, if that fails."""
-        seconds = _start_seconds(spec)
+        seconds = _seconds(spec, "start_timeout", START_SECONDS) or START_SECONDS
         try:
             session.finish_start(begun + seconds, seconds)
             with self.lock:
@@ -196,12 +197,14 @@ def _number(spec: XSpec, key: str) -> int | None:
         raise SpecError(f"{str(spec)!r}: {key}={text!r} is no whole number") from None
 
 
-def _start_seconds(spec: XSpec) -> float:
-    text = _text(spec, "start_timeout")
+def _seconds(spec: XSpec, key: str, default: float | None, zero: bool = False) -> float | None:
+    text = _text(spec, key)
+    if text is None:
+        return default
     try:
-        seconds = START_SECONDS if text is None else float(text)
+        seconds = float(text)
     except ValueError:
         seconds = -1
-    if not 0 < seconds < threading.TIMEOUT_MAX:  # nor is NaN
-        raise SpecError(f"{str(spec)!r}: start_timeout={text!r} is no time in seconds")
+    if not 0 <= seconds < threading.TIMEOUT_MAX or (seconds == 0 and not zero):  # nor is NaN a time
+        raise SpecError(f"{str(spec)!r}: {key}={text!r} is no time in seconds")
     return seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from .errors import (
     ConnectionLost,
     ExecgwError,
     HandshakeError,
+    HostNotReached,
     RemoteProtocolError,
     StartError,
     TimeoutError,
@@ -22,15 +24,19 @@ from .errors import (
 from .peer.compat import clock
 from .peer.faults import again
 from .peer.peer import Peer
+from .transports.base import Ended
 from .wire import frames as f
 from .wire.codec import Codec
 from .wire.mux import Mux, Port
 
 if TYPE_CHECKING:
-    from .transports.base import Ended, Launch, Transport
+    from .transports.base import Explanation, Launch, Transport
 
 MOST_UNREAD = 4 << 20  # bytes that wait to be written while the worker goes on asking
 MOST_NOISE = 64 * 1024  # bytes before the start marker: login banners and the like
+NO_TERMINAL = (
+    "a terminal changes bytes; leave out the option that asks for one: ssh -t, docker exec -t, kubectl exec -t, script"
+)
 LAST_SECONDS = 0.5  # how long a process may live on after its link has ended, before it is killed
 UNTRUSTED_HELD = 256 << 20  # bytes of values that may wait here, from a worker that is not our own child
 UNTRUSTED_CHANNELS = 4096  # that it opened itself, at a time
@@ -127,14 +133,23 @@ class Session(Peer):
             ended = self.transport.ended()
             said = _said(ended.stderr if ended else self.transport.last_words(), noise)
             return StartError(f"{where}: no answer within {seconds:g} s{said}; it was started as: {how}"[:2000])
-        if isinstance(self.broken, HandshakeError):
+        if isinstance(self.broken, (HandshakeError, HostNotReached)):
             return self.broken
         self.over.wait(LAST_SECONDS * 2)
-        ended = self.transport.ended()
-        stderr = ended.stderr if ended else ""
-        code = ended.exit_code if ended else None
+        ended = self.transport.ended() or Ended()
+        code, stderr = ended.exit_code, ended.stderr
+        kind, hint = self._meaning(ended) or (StartError, "")
         text = f"{where}: the process ended during the start ({_exit(code)}){_said(stderr, noise)}"
-        return StartError(f"{text}; it was started as: {how}"[:4000], code, stderr)
+        hint = f"\n    {hint}" if hint else ""
+        return kind(f"{text}; it was started as: {how}"[:4000] + hint, code, stderr)
+
+    def _meaning(self, ended: Ended) -> Explanation | None:
+        said = ended.stderr + self._noise.decode("utf-8", "replace")
+        if _bundle.A_TERMINAL in said:
+            return HandshakeError, NO_TERMINAL
+        if _bundle.CHANGED in said:
+            return HandshakeError, "what is between must carry all 256 byte values unchanged"
+        return self.transport.explain(ended) if self.transport.explain else None
 
     def _abandon(self) -> None:
         """A start that failed leaves nothing behind."""
@@ -149,14 +164,19 @@ class Session(Peer):
             self._noise += data
             self._noise, marker, data = self._noise.partition(f.MARKER)
             if not marker:
-                if f.MANGLED in self._noise[: -len(f.MARKER)]:
-                    self._on_link_end(RemoteProtocolError("the link changes bytes (a terminal, or a text-mode pipe)"))
+                if f.MANGLED in self._noise[: -len(f.MARKER)] or self._is_echo():
+                    self._on_link_end(RemoteProtocolError(f"the link changes bytes: {NO_TERMINAL}"))
                 elif len(self._noise) > MOST_NOISE:
                     noise = f"{len(self._noise)} bytes came, and no worker's hello: {self._noise[:80]!r}"
                     self._on_link_end(RemoteProtocolError(noise))
                 return
             self._greeted = True
         super().take_in(data)
+
+    def _is_echo(self) -> bool:
+        """Whether a terminal sends back what we have sent.  Control characters come back as ^X, and act on programs."""
+        sent = self.transport.bootstrap()
+        return any(len(piece) >= 6 and piece in sent for piece in re.split(rb"\^[@-_?]|[\r\n]+", self._noise))
 
     # -- hearing and asking; under the lock
 

@@ -5,6 +5,8 @@ ExecgwError
   StartError                        no gateway came to be: .exit_code .stderr
     HostNotFound                    there is no such host
     HostNotReached                  there is one, but it did not let us in
+      AuthenticationFailed          it does not know us: no key, password or token that it takes
+      HostKeyRefused                it is not known to be the host that it says it is
     PythonNotFound                  no such interpreter there
     HandshakeError                  something answered, but it is no worker of ours
   GatewayClosed(OSError, EOFError)  it was, and is no more
@@ -65,6 +67,14 @@ class HostNotReached(StartError):
     """The host did not let us in."""
 
 
+class AuthenticationFailed(HostNotReached):
+    """The host does not take the keys, password or token that were offered."""
+
+
+class HostKeyRefused(HostNotReached):
+    """The host is not known to be the one that it says it is: its key or certificate is new, or another."""
+
+
 class PythonNotFound(StartError):
     """There is no such interpreter there."""
 
@@ -74,6 +84,7 @@ class HandshakeError(StartError):
 
 
 __all__ = [
+    "AuthenticationFailed",
     "ChannelClosed",
     "ClosedHere",
     "ConnectionLost",
@@ -82,6 +93,7 @@ __all__ = [
     "ExecgwError",
     "GatewayClosed",
     "HandshakeError",
+    "HostKeyRefused",
     "HostNotFound",
     "HostNotReached",
     "LoadError",

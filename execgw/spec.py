@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 from .errors import SpecError
 
 # Keys that every kind of gateway understands; kinds and their own keys come from the transports.
-COMMON_KEYS = ("id", "python", "chdir", "nice", "execmodel", "via", "dont_write_bytecode", "start_timeout")
+COMMON_KEYS = (
+    "id",
+    "python",
+    "chdir",
+    "nice",
+    "execmodel",
+    "via",
+    "dont_write_bytecode",
+    "start_timeout",
+    "keepalive",
+)
 
 _URL_HEAD = re.compile(r"^[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")
 

@@ -40,7 +40,21 @@ def _builtin() -> dict[str, Callable[[], Kind]]:
 
         return MemoryKind()
 
-    return {"popen": process, "memory": memory}
+    def command() -> Kind:
+        from .command import CommandKind
+
+        return CommandKind()
+
+    def shorthand(name: str) -> Callable[[], Kind]:
+        def make() -> Kind:
+            from .command import SHORTHANDS
+
+            return SHORTHANDS[name]()
+
+        return make
+
+    short = {name: shorthand(name) for name in ("docker", "podman", "kubectl", "sudo")}
+    return {"popen": process, "memory": memory, "cmd": command, **short}
 
 
 @functools.cache

@@ -12,8 +12,10 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from ..errors import StartError
 
 if TYPE_CHECKING:
     from .._session import Session
@@ -33,6 +35,9 @@ class Ended:
     stderr: str = ""
 
 
+Explanation = tuple[type[StartError], str]  # what a failed start means, and what to do next
+
+
 @dataclass(frozen=True)
 class Launch:
     """What a transport needs to know to start a worker."""
@@ -43,6 +48,11 @@ class Launch:
     chdir: str | None = None
     nice: int | None = None
     env: dict[str, str] = field(default_factory=dict)
+    keepalive: float | None = None
+
+    def bare(self) -> Launch:
+        """The same without surroundings: they are not meant for the program that reaches the interpreter."""
+        return replace(self, chdir=None, nice=None, env={})
 
 
 class Transport:
@@ -52,16 +62,20 @@ class Transport:
     window    bytes of values that may wait on each side of a channel
     trusted   it is our own child on this host: its values go to the unpickler at once
     program   how it was started, for messages
+    explain   what a failed start means, if this kind of gateway knows more than its stderr says
     applied   whether chdir, env and nice were applied before the interpreter started; else the worker does it
     group     whether the worker leads a process group of its own
+    keepalive seconds without a sign of life after which the worker takes us for gone; 0: it would hear of our end
     """
 
     trusted = False
     chunk = 64 * 1024
     window = 1 << 20
+    keepalive = 0.0
     applied = False
     group = False
     program = ""
+    explain: Callable[[Ended], Explanation | None] | None = None
     remoteaddress: str | None = None
 
     def bootstrap(self) -> bytes:

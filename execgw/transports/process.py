@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _bundle
 from .._loop import get_loop
-from ..errors import PythonNotFound, StartError
+from ..errors import PythonNotFound, SpecError, StartError
 from .base import Ended, Launch, SocketTransport
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ WITHOUT_PIDFD = 0.02  # seconds between looks at a child, where the kernel has n
 
 
 class ProcessTransport(SocketTransport):
-    """A child process that runs *argv*, with one end of a socket pair as its stdin."""
+    """A child process that runs *argv*, with one end of a socket pair as its stdin, and as its *stdout* if so asked."""
 
     chunk = 512 * 1024  # a fast link: 100 us
     window = 4 << 20
     applied = True
     group = True
 
-    def __init__(self, launch: Launch, argv: list[str], boot: bytes, trusted: bool, cwd: str | None) -> None:
+    def __init__(self, launch: Launch, argv: list[str], boot: bytes, trusted: bool, stdout: bool = False) -> None:
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
@@ -55,7 +55,7 @@ class ProcessTransport(SocketTransport):
         self._on_end: Callable[[], None] | None = None
         self._pidfd = -1
         try:
-            self.process = _spawn(launch, argv, theirs, their_err, cwd)
+            self.process = _spawn(launch, argv, theirs, stdout, their_err)
         except BaseException:
             ours.close()
             os.close(err)
@@ -186,12 +186,13 @@ def _signal_group(pid: int, number: int) -> None:
             pass
 
 
-def _spawn(launch: Launch, argv: list[str], stdin: Any, stderr: int, cwd: str | None) -> subprocess.Popen[bytes]:
+def _spawn(launch: Launch, argv: list[str], link: Any, stdout: bool, stderr: int) -> subprocess.Popen[bytes]:
     if launch.nice is not None:
         nice = shutil.which("nice")
         if nice is None:
             raise StartError(f"gateway {launch.id!r}: nice={launch.nice}: there is no 'nice' command on this host")
         argv = [nice, "-n", str(launch.nice), *argv]
+    cwd = launch.chdir
     if cwd is not None:
         try:
             os.makedirs(cwd, exist_ok=True)
@@ -202,15 +203,35 @@ def _spawn(launch: Launch, argv: list[str], stdin: Any, stderr: int, cwd: str | 
     group: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
     try:
         return subprocess.Popen(
-            argv, stdin=stdin, stdout=subprocess.DEVNULL, stderr=stderr, cwd=cwd, env=env, close_fds=True, **group
+            argv,
+            stdin=link,
+            stdout=link if stdout else subprocess.DEVNULL,
+            stderr=stderr,
+            cwd=cwd,
+            env=env,
+            close_fds=True,
+            **group,
         )
     except FileNotFoundError as e:
         raise PythonNotFound(
-            f"gateway {launch.id!r}: there is no program {argv[0]!r} (python={launch.python!r}); "
+            f"gateway {launch.id!r}: there is no program {argv[0]!r} (spec {str(launch.spec)!r}); "
             f"try: command -v {shlex.quote(argv[0])}"
         ) from e
     except (OSError, ValueError) as e:
         raise StartError(f"gateway {launch.id!r}: cannot start {argv[0]!r}: {e}") from e
+
+
+def interpreter(launch: Launch) -> list[str]:
+    """The words of python=, or none."""
+    if launch.python is None:
+        return []
+    try:
+        words = shlex.split(launch.python)
+    except ValueError as e:
+        raise SpecError(f"gateway {launch.id!r}: python={launch.python!r}: {e}") from e
+    if not words or words[0].startswith("-"):
+        raise StartError(f"gateway {launch.id!r}: python={launch.python!r} names no interpreter")
+    return words
 
 
 class PopenKind:
@@ -219,11 +240,7 @@ class PopenKind:
     keys: tuple[str, ...] = ()
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
-        words: list[str | None] = [None]
-        if launch.python is not None:
-            words = [*shlex.split(launch.python)]
-            if not words or str(words[0]).startswith("-"):
-                raise StartError(f"gateway {launch.id!r}: python={launch.python!r} names no interpreter")
+        words: list[str | None] = [*interpreter(launch)] or [None]
         if launch.spec.dont_write_bytecode:
             words.append("-B")
         if via is not None:
@@ -233,4 +250,4 @@ class PopenKind:
             return RelayTransport(launch, [*words, "-c", program], boot, via)
         program, boot = _bundle.for_same() if words[0] is None else _bundle.for_other(0)
         argv = [word or sys.executable for word in words]
-        return ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True, cwd=launch.chdir)
+        return ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True)

@@ -149,7 +149,7 @@ def _program(name: str, out: int, gate: Path) -> str:
 def _start_process(name: str, receiver: Receiver, group: Group) -> Transport:
     launch = Launch("test", XSpec("popen"))
     argv = [sys.executable, "-c", _program(name, 0, receiver.gate)]
-    return ProcessTransport(launch, argv, b"", trusted=True, cwd=None)
+    return ProcessTransport(launch, argv, b"", trusted=True)
 
 
 def _start_relay(name: str, receiver: Receiver, group: Group) -> Transport:
