@@ -37,6 +37,7 @@ from .errors import HostNotReached as HostNotReached
 from .gateway import Gateway
 from .group import Group
 from .multi import MultiChannel
+from .rsync import RSync
 from .spec import XSpec
 from .values import dump, dumps, load, loads
 
@@ -63,6 +64,7 @@ __all__ = [
     "MultiChannel",
     "ProtocolError",
     "PythonNotFound",
+    "RSync",
     "RemoteError",
     "SendBlocked",
     "SpecError",

@@ -5,6 +5,7 @@ Once, for the sync and the asyncio face; gateways are the faces' own.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +21,7 @@ from .transports.base import Launch
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
+HOP_SECONDS = 0.5  # for a gateway to kill what was behind it, and did not end by itself
 TERM_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 
@@ -58,7 +60,7 @@ class Hub:
         chosen = self._kind_of(spec)
         kind = transports.kind(chosen)
         execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
-        via = self._via(spec)
+        via = self._other(spec, "via")
         _text(spec, "id")
         _seconds(spec, "start_timeout", START_SECONDS)  # what is wrong with a spec is said before anything is started
         name = self.allocate_id(spec)
@@ -72,6 +74,7 @@ class Hub:
                 nice=_number(spec, "nice"),
                 env=dict(spec.env),
                 keepalive=_seconds(spec, "keepalive", None, zero=True),
+                other=functools.partial(self._other, spec),
             )
             loop = get_loop()
             transport = kind.start(launch, via)
@@ -124,16 +127,18 @@ class Hub:
             chosen = [key for key in spec.keys() if key in names]  # noqa: SIM118  # keys() of a spec is no dict
             return spec.check(names, transports.kind(chosen[0]).keys if len(chosen) == 1 else ())
 
-    def _via(self, spec: XSpec) -> Session | None:
-        if not spec.via:
+    def _other(self, spec: XSpec, key: str) -> Session | None:
+        """The gateway that via=, or another such key, names."""
+        name = getattr(spec, key)
+        if not name:
             return None
-        via = self.sessions.get(str(spec.via))
-        if via is None:
+        other = self.sessions.get(str(name))
+        if other is None:
             known = ", ".join(map(repr, self.sessions)) or "none"
-            raise SpecError(f"{str(spec)!r}: via={spec.via!r} is no gateway of this group; there are: {known}")
-        if via.lost is not None:
-            raise StartError(f"{str(spec)!r}: via={spec.via!r} has ended: {via.lost}")
-        return via
+            raise SpecError(f"{str(spec)!r}: {key}={name!r} is no gateway of this group; there are: {known}")
+        if other.lost is not None:
+            raise StartError(f"{str(spec)!r}: {key}={name!r} has ended: {other.lost}")
+        return other
 
     # -- ending
 
@@ -155,6 +160,8 @@ class Hub:
         deadline = clock() + seconds
         how: dict[str, str] = {}
         for depth in sorted(waves, reverse=True):
+            if not {"asked"}.issuperset(how.values()):
+                deadline = max(deadline, clock() + HOP_SECONDS)
             how.update(_end_wave(waves[depth], deadline))
         for session in sessions:
             self.forget(session)

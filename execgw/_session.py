@@ -6,6 +6,7 @@ import itertools
 import re
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,31 +17,42 @@ from .errors import (
     ConnectionLost,
     ExecgwError,
     HandshakeError,
-    HostNotReached,
     RemoteProtocolError,
     StartError,
     TimeoutError,
 )
+from .peer.alive import Watch
 from .peer.compat import clock
 from .peer.faults import again
 from .peer.peer import Peer
 from .transports.base import Ended
 from .wire import frames as f
 from .wire.codec import Codec
+from .wire.guarded import GuardedMux
 from .wire.mux import Mux, Port
+from .wire.printable import printable
 
 if TYPE_CHECKING:
     from .transports.base import Explanation, Launch, Transport
 
 MOST_UNREAD = 4 << 20  # bytes that wait to be written while the worker goes on asking
 MOST_NOISE = 64 * 1024  # bytes before the start marker: login banners and the like
+ECHO_SIZE = 256  # bytes of noise that are looked at again with what comes
 NO_TERMINAL = (
-    "a terminal changes bytes; leave out the option that asks for one: ssh -t, docker exec -t, kubectl exec -t, script"
+    "a terminal changes bytes, and so does a filter for text; leave out what asks for a terminal: "
+    "ssh -t, docker exec -t, kubectl exec -t, script"
 )
 LAST_SECONDS = 0.5  # how long a process may live on after its link has ended, before it is killed
-UNTRUSTED_HELD = 256 << 20  # bytes of values that may wait here, from a worker that is not our own child
-UNTRUSTED_CHANNELS = 4096  # that it opened itself, at a time
-UNTRUSTED_VALUE = 128 << 20  # bytes of one value from there
+LAST_READS = 16  # reads of what an ended process has written, between looks at other gateways
+LAST_BYTES = 32 << 20  # of it in all: more than any pipe or socket holds, so somebody goes on writing
+LONGEST_SAID = 500  # characters of a text of the worker's in a message
+
+
+ALIVE = "_execgw.peer.alive"  # as the worker calls it
+
+
+class _Silence(ConnectionLost):
+    """Nothing was heard for so long that the worker counts as gone."""
 
 
 class Session(Peer):
@@ -54,8 +66,8 @@ class Session(Peer):
         self.transport = transport
         self.loop = loop
         self.via = via
-        limits = () if transport.trusted else (UNTRUSTED_VALUE, UNTRUSTED_HELD, UNTRUSTED_CHANNELS)
-        super().__init__(transport, loop, Mux(1, *limits), Codec(trusted=transport.trusted), via)
+        mux = Mux(1) if transport.trusted else GuardedMux(1)
+        super().__init__(transport, loop, mux, Codec(trusted=transport.trusted), via)
         self.mux.window = transport.window
         self.on_heard = self._on_heard
         self.on_task = lambda port, form, data: self._refuse(port, "code to run here")
@@ -66,8 +78,11 @@ class Session(Peer):
         self.over = threading.Event()  # the process has ended, and everything is let go
         self.broken: Exception | None = None  # why the link ended, before that is told
         self.leaving = False  # we have asked it to end
+        self.keepalive = transport.keepalive if launch.keepalive is None else launch.keepalive
+        self.watch: Watch | None = None
         self.when_over: list[Callable[[], None]] = []
         self._greeted = False
+        self._read_late = 0  # bytes, after the end of the process
         self._noise = b""
         self._numbers = itertools.count(1)
         self._answers: dict[str, dict[str, str] | None] = {}
@@ -81,7 +96,9 @@ class Session(Peer):
         options["window"] = str(self.mux.window)
         options["chunk"] = str(self.transport.chunk)
         if self.transport.group:
-            options["group"] = "1"
+            options["group"] = str(int(self.transport.group))
+        if self.keepalive:
+            options["keepalive"] = repr(self.keepalive)
         if not self.transport.applied:
             options.update({f"env:{name}": value for name, value in launch.env.items()})
             if launch.chdir:
@@ -92,6 +109,8 @@ class Session(Peer):
             data = self.transport.bootstrap() + self.mux.hello(f.pack_pairs(options))
             self.out.append(data)
             self.out_size += len(data)
+        if self.keepalive:  # told unasked, so that the worker need not wait for it
+            self._queue(f.TELL, 0, f.pack_pairs({"number": ALIVE, "source": _bundle.source(ALIVE)}))
         self.transport.on_end(self._on_process_end)
         if self.via is None:
             with self.lock:
@@ -117,9 +136,10 @@ class Session(Peer):
         how = self.transport.program
         if self.about is not None:
             if self.about.get("problem"):
-                return StartError(f"{where}: the worker could not start: {self.about['problem']}")
+                problem = printable(self.about["problem"][:LONGEST_SAID])
+                return StartError(f"{where}: the worker could not start: {problem}")
             if self.about.get("version") != str(f.VERSION):
-                version = self.about.get("version")
+                version = self.about.get("version", "")[:LONGEST_SAID]
                 return HandshakeError(f"{where}: the worker speaks version {version!r}, this side {f.VERSION}")
             try:
                 self.codec.protocol = min(self.codec.protocol, max(int(self.about["protocol"]), 2))
@@ -133,11 +153,14 @@ class Session(Peer):
             ended = self.transport.ended()
             said = _said(ended.stderr if ended else self.transport.last_words(), noise)
             return StartError(f"{where}: no answer within {seconds:g} s{said}; it was started as: {how}"[:2000])
-        if isinstance(self.broken, (HandshakeError, HostNotReached)):
+        if isinstance(self.broken, StartError):
             return self.broken
         self.over.wait(LAST_SECONDS * 2)
         ended = self.transport.ended() or Ended()
         code, stderr = ended.exit_code, ended.stderr
+        hop = self._lost_hop()
+        if code is None and hop is not None:
+            return StartError(f"{where}: the gateway that it is reached through ended during the start: {hop.lost}")
         kind, hint = self._meaning(ended) or (StartError, "")
         text = f"{where}: the process ended during the start ({_exit(code)}){_said(stderr, noise)}"
         hint = f"\n    {hint}" if hint else ""
@@ -145,7 +168,9 @@ class Session(Peer):
 
     def _meaning(self, ended: Ended) -> Explanation | None:
         said = ended.stderr + self._noise.decode("utf-8", "replace")
-        if _bundle.A_TERMINAL in said:
+        # A terminal shows control characters as ^X, and for ^C and ^\ kills the program (130, 131) before it can tell.
+        killed = ended.exit_code in (130, 131)
+        if killed or _bundle.A_TERMINAL in said or re.search(rb"\^[@-_]", self._noise):
             return HandshakeError, NO_TERMINAL
         if _bundle.CHANGED in said:
             return HandshakeError, "what is between must carry all 256 byte values unchanged"
@@ -160,11 +185,15 @@ class Session(Peer):
 
     def take_in(self, data: bytes) -> None:
         """Bytes of the worker; under the lock.  Before the start marker they may be anything, a login banner say."""
+        if self.broken is not None:  # through a relay more may come
+            return
         if not self._greeted:
             self._noise += data
             self._noise, marker, data = self._noise.partition(f.MARKER)
             if not marker:
-                if f.MANGLED in self._noise[: -len(f.MARKER)] or self._is_echo():
+                # The marker with its line ends or its last bytes changed, or without its NUL.
+                mangled = f.MANGLED in self._noise[: -len(f.MARKER)] or f.MARKER[1:] in self._noise
+                if mangled or self._is_echo(len(data)):
                     self._on_link_end(RemoteProtocolError(f"the link changes bytes: {NO_TERMINAL}"))
                 elif len(self._noise) > MOST_NOISE:
                     noise = f"{len(self._noise)} bytes came, and no worker's hello: {self._noise[:80]!r}"
@@ -173,15 +202,24 @@ class Session(Peer):
             self._greeted = True
         super().take_in(data)
 
-    def _is_echo(self) -> bool:
-        """Whether a terminal sends back what we have sent.  Control characters come back as ^X, and act on programs."""
+    def _is_echo(self, size: int) -> bool:
+        """Whether a terminal sends back what we have sent.  Control characters come back as ^X, or not; some erase."""
         sent = self.transport.bootstrap()
-        return any(len(piece) >= 6 and piece in sent for piece in re.split(rb"\^[@-_?]|[\r\n]+", self._noise))
+        newest = self._noise[-size - ECHO_SIZE :]  # all of it after each byte would take long
+        shown = re.sub(rb"[\0-\x1f]", lambda match: bytes([94, match[0][0] + 64]), sent)
+        for text, between in (sent, rb"\^[@-_?]|[\r\n\x08]+"), (shown, rb"[\r\n\x08]+"):
+            if any(len(piece) >= 6 and piece in text for piece in re.split(between, newest)):
+                return True
+        return False
 
     # -- hearing and asking; under the lock
 
     def _on_heard(self, kind: int, payload: bytes) -> None:
         if kind == f.HELLO:
+            if self.about is not None:
+                raise RemoteProtocolError("it said hello twice")
+            if self.keepalive:
+                self._keep_alive()
             self.about = f.unpack_pairs(payload)
             self._wake_port_locked()
         elif kind == f.TELL:
@@ -220,6 +258,40 @@ class Session(Peer):
         reason: Exception = self.lost
         return reason
 
+    # -- keep-alive
+
+    def _keep_alive(self) -> None:
+        """From now on say something now and then, and notice it if the worker says nothing."""
+        me, loop = weakref.ref(self), self.loop  # a timer must not keep a session
+        self.watch = watch = Watch(self.keepalive)
+
+        def look() -> None:
+            session = me()
+            if session is None or session.broken is not None:
+                return
+            silent = not watch.look(session)
+            if session._hop_is_silent():
+                watch.silent = 0  # that hop is the one that will be lost
+            elif silent and not session.transport.hears_of_death:
+                session._on_silence()
+                return
+            loop.later(watch.pause, look)
+
+        loop.later(watch.pause, look)
+
+    def _hop_is_silent(self) -> bool:
+        hop = self.via
+        while hop is not None and (hop.watch is None or hop.watch.silent < 3):  # it speaks at every second look
+            hop = hop.via
+        return hop is not None
+
+    def _on_silence(self) -> None:
+        """In the loop."""
+        heard = f"nothing was heard of the worker for {self.keepalive:g} s"
+        hint = "the way to it is cut, or C code there keeps all threads from running; keepalive= allows more seconds"
+        with self.lock:
+            self._on_link_end(_Silence(f"{heard}: {hint}"))
+
     # -- ending
 
     def _on_writable(self) -> None:
@@ -238,7 +310,8 @@ class Session(Peer):
         """In the loop: learn how the process ended before anybody is told, but not for long."""
         self.transport.close_link()
         if self.transport.ended() is None:
-            self.loop.later(0 if isinstance(self.broken, RemoteProtocolError) else LAST_SECONDS, self._on_lingering)
+            at_once = isinstance(self.broken, (RemoteProtocolError, _Silence))
+            self.loop.later(0 if at_once else LAST_SECONDS, self._on_lingering)
         else:
             self._finish(None)
 
@@ -250,15 +323,19 @@ class Session(Peer):
     def _on_process_end(self) -> None:
         """In the loop.  What the process had written is still to be read, then its end is told."""
         with self.lock:
-            for _ in range(10000):
+            for _ in range(LAST_READS):
                 if self.broken is not None:
                     break
                 data = self.transport.read()
-                if not data:
+                if not data or self._read_late > LAST_BYTES:
                     self._on_link_end(None)
                 else:
+                    self._read_late += len(data)
                     self.take_in(data)
-        self._on_broken()
+        if self.broken is None:
+            self.loop.later(0, self._on_process_end)
+        else:
+            self._on_broken()
 
     def _finish(self, reason: Exception | None) -> None:
         """Tell everybody that it is over, and let go of everything.  May be called more than once, in any thread."""
@@ -285,11 +362,26 @@ class Session(Peer):
             return ClosedHere(f"gateway {self.id!r} was ended by this side")
         code = ended.exit_code if ended else None
         stderr = ended.stderr if ended else ""
-        why = f": {self.broken}" if isinstance(self.broken, RemoteProtocolError) else ""
-        lost = ConnectionLost(f"gateway {self.id!r}: connection lost ({_exit(code)}{why}){_said(stderr, b'')}")
+        hop = self._lost_hop()
+        if code is None and hop is not None:
+            text = f"gateway {self.id!r} ended with the one that it was reached through: {hop.lost}"
+            return ClosedHere(text) if isinstance(hop.lost, ClosedHere) else ConnectionLost(text)
+        if isinstance(self.broken, _Silence):  # the exit code is that of our own kill
+            return ConnectionLost(f"gateway {self.id!r}: connection lost: {self.broken}{_said(stderr, b'')}")
+        how = _exit(code)
+        if isinstance(self.broken, RemoteProtocolError):  # the exit code may be that of our own kill
+            how = f"the worker broke the rules of the protocol: {self.broken}; {how}"
+        lost = ConnectionLost(f"gateway {self.id!r}: connection lost ({how}){_said(stderr, b'')}")
         lost.exit_code = code
-        lost.signal = signal.Signals(-code).name if code is not None and code < 0 else None
+        lost.signal = _signal_name(code) if code is not None and code < 0 else None
         lost.stderr = stderr
+        return lost
+
+    def _lost_hop(self) -> Session | None:
+        """The first gateway on the way to this one that is no more."""
+        lost, hop = None, self.via
+        while hop is not None:
+            lost, hop = hop if hop.lost is not None else lost, hop.via
         return lost
 
     def goodbye(self) -> None:
@@ -310,10 +402,14 @@ def _exit(code: int | None) -> str:
         return "how it ended is not known"
     if code >= 0:
         return f"exit code {code}"
+    return f"killed by {_signal_name(code)}"
+
+
+def _signal_name(code: int) -> str:
     try:
-        return f"killed by {signal.Signals(-code).name}"
+        return signal.Signals(-code).name
     except ValueError:
-        return f"killed by signal {-code}"
+        return f"signal {-code}"
 
 
 def _said(stderr: str, noise: bytes) -> str:
@@ -321,7 +417,7 @@ def _said(stderr: str, noise: bytes) -> str:
     if noise:
         text += f"; it wrote {noise[:200]!r} where a worker's hello was expected"
     if stderr.strip():
-        text += "; its stderr ends:\n    " + "\n    ".join(stderr.strip().splitlines()[-8:]) + "\n "
+        text += "; its stderr ends:\n    " + "\n    ".join(map(printable, stderr.strip().splitlines()[-8:])) + "\n "
     return text
 
 
@@ -329,7 +425,7 @@ def _answer(asked: dict[str, str]) -> dict[str, str]:
     """What a worker may ask: only the text of our own far modules."""
     if asked.get("verb") == "module":
         try:
-            return {"source": _bundle.source(asked.get("name", ""))}
+            return {"source": _bundle.source(asked.get("number", ""))}
         except KeyError:
             return {"problem": "no such module is served"}
     return {"problem": "no such question"}

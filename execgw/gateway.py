@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from . import _source
 from .channel import Channel
-from .errors import ChannelClosed, ClosedHere, ConnectionLost
+from .errors import ChannelClosed, ClosedHere, ConnectionLost, LoadError, RemoteProtocolError
 from .peer.channel import number_of
 from .peer.execmodel import ExecModel
 from .peer.faults import again
 from .peer.gateway import BaseGateway
+from .wire.mux import LAST_CHANNEL
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -115,6 +116,13 @@ class Gateway(BaseGateway):
         session.send_task(channel._port, form, data)
         return channel
 
+    def _channel_for(self, number: Any) -> Any:
+        """For a value that arrived: a worker may write any number there, or no number at all."""
+        mux = self._session.mux
+        if type(number) is not int or not 0 < number <= LAST_CHANNEL or (number % 2 and number >= mux._next):
+            raise LoadError("the value holds a channel that there never was")
+        return super()._channel_for(number)
+
     def newchannel(self) -> Channel:
         """A new channel, not bound to any code; both sides may use it once it was sent over another channel."""
         if self._session.lost is not None:
@@ -127,16 +135,29 @@ class Gateway(BaseGateway):
     def remote_status(self, timeout: float | None = None) -> RemoteStatus:
         """What the worker is doing; it answers while its code computes.  TimeoutError after *timeout* seconds."""
         told = self._session.ask("status", timeout)
-        return RemoteStatus(
-            int(told["numchannels"]), int(told["numexecuting"]), int(told["numqueued"]), told["execmodel"]
-        )
+        try:
+            channels, executing, queued = [int(told[name]) for name in RemoteStatus._fields[:3]]
+            return RemoteStatus(channels, executing, queued, told["execmodel"])
+        except (KeyError, ValueError):
+            raise RemoteProtocolError(f"gateway {self.id!r}: no status is {str(told)[:300]}") from None
 
     def _rinfo(self, update: bool = False) -> RInfo:
         """Executable, version_info, platform, cwd and pid of the worker; asked once."""
         if update or self._info is None:
             with self.remote_exec(_RINFO) as channel:
-                self._info = RInfo(*channel.receive())
+                self._info = self._checked_info(channel.receive())
         return self._info
+
+    def _checked_info(self, told: Any) -> RInfo:
+        right = type(told) is tuple and len(told) == 5 and type(told[1]) is tuple
+        if right:
+            info = RInfo(*told)
+            texts = [info.executable or "", info.platform, info.cwd]
+            right = all(type(text) is str for text in texts) and _is_small(info.pid)
+            right = right and all(type(part) is str or _is_small(part) for part in info.version_info)
+        if not right:
+            raise RemoteProtocolError(f"gateway {self.id!r}: the worker's facts about itself make no sense")
+        return info
 
     def hasreceiver(self) -> bool:
         """Whether the connection is alive."""
@@ -178,6 +199,10 @@ class Gateway(BaseGateway):
         else:
             state = f"not-receiving, {'lost' if isinstance(lost, ConnectionLost) else lost}"
         return f"<{type(self).__name__} id={self.id!r} {state}>"
+
+
+def _is_small(number: Any) -> bool:
+    return isinstance(number, int) and 0 <= number < 1 << 32
 
 
 _ended = object()

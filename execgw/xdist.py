@@ -131,16 +131,6 @@ class Group(execgw.Group):
         return gateways
 
 
-class _NoRSync:
-    """pytest-xdist derives a class from RSync when it is imported, and makes one when it copies files to a host."""
-
-    def __init__(self, sourcedir: object, callback: object = None, verbose: bool = True) -> None:
-        raise pytest.UsageError(
-            f"execgw {execgw.__version__} cannot copy {str(sourcedir)!r} to a worker: it has no RSync; "
-            "use --tx popen without chdir=, or leave out -p execgw.xdist"
-        )
-
-
 default_group = Group()
 makegateway = default_group.makegateway
 makegateways = default_group.makegateways
@@ -149,8 +139,6 @@ set_execmodel = default_group.set_execmodel
 
 def __getattr__(name: str) -> Any:
     """All else is execgw's."""
-    if name == "RSync":
-        return getattr(execgw, name, _NoRSync)
     if name.startswith("_"):
         raise AttributeError(name)
     return getattr(execgw, name)

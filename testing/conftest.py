@@ -20,7 +20,16 @@ from execgw._loop import get_loop
 from execgw.peer.pool import Pool
 from execgw.peer.turn import clock
 
+pytest_plugins = ["listener_fixtures"]
+
 KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0"]
+if os.environ.get("EXECGW_KINDS") == "all":  # tox -e fence
+    KINDS[4:] = ["3.6.15", "3.7.16", "3.8.18", "3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0", "pypy3", "jython"]
+# What /usr/bin/jython runs, with options of Java that halve the time of its start.
+DEBIANS_JYTHON = (
+    "java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -jar /usr/share/java/jython.jar "
+    "-Dpython.home=/usr/share/jython -Dpython.executable=/usr/bin/jython"
+)
 MARK = "EXECGW_TEST"  # in the environment of every process that a test starts, however many levels below
 PATIENCE = 5.0  # seconds for what ends by itself after a test
 
@@ -36,8 +45,23 @@ def _pyenv_root() -> Path:
     return Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
 
 
+def find_part(program: str) -> str:
+    """The path of a program; a test that needs a missing one is skipped, but not on CI, where .ci/run installs it."""
+    path = shutil.which(program)
+    if path is None:
+        missing = f"there is no {program} on this machine; apt-get install {program}"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
+
+
 def find_python(version: str) -> str:
-    """The path of an interpreter that pyenv has; a test that needs a missing one is skipped, but not on CI."""
+    """The path of an interpreter that pyenv has, or the system (pypy3, jython); see find_part."""
+    if version == "jython" and find_part(version) == "/usr/bin/jython":
+        return DEBIANS_JYTHON
+    if not version[0].isdigit():
+        return find_part(version)
     short = re.escape(version.rpartition(".")[0])
     for given in os.environ.get("EXECGW_PYTHONS", "").split(":"):  # see CONTRIBUTING.md
         if re.search(rf"(/|python){short}(\.\d+)?(/|$)", given) and Path(given).exists():
@@ -133,9 +157,51 @@ def _warm() -> None:
         group.makegateway("memory").remote_exec("channel.send(1)").receive()
 
 
+class _Shared:
+    """A worker that many tests use, one after the other, for it starts too slowly for a new one in each: Jython."""
+
+    def __init__(self) -> None:
+        self.group = Group()
+        self.gateway: Gateway | None = None
+
+    def ready(self) -> Gateway:
+        """One in which nothing is left of the last test."""
+        if self.gateway is None or not self._unused(self.gateway):
+            self.end()
+            self.gateway = self.group.makegateway(f"popen//python={find_python('jython')}")
+        return self.gateway
+
+    def _unused(self, gateway: Gateway) -> bool:
+        try:
+            status = gateway.remote_status()
+        except OSError:
+            return False
+        return status.numchannels == status.numexecuting == 0
+
+    def end(self) -> None:
+        self.group.terminate(timeout=5)
+
+
+@pytest.fixture(scope="session")
+def _shared() -> Iterator[_Shared]:
+    shared = _Shared()
+    yield shared
+    shared.end()
+
+
+def _shares(request: pytest.FixtureRequest) -> bool:
+    """Whether a test takes the shared Jython: one that has the group, too, may end it, or look at the group alone."""
+    callspec = getattr(request.node, "callspec", None)
+    argnames = request.node._fixtureinfo.argnames
+    return callspec is not None and callspec.params.get("gw") == "jython" and "group" not in argnames
+
+
 @pytest.fixture
-def nothing_left(_warm: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def nothing_left(_warm: None, _shared: _Shared, request: pytest.FixtureRequest) -> Iterator[str]:
     """Fails a test that leaves a process, thread or descriptor behind.  Yields the mark of the test's processes."""
+    if _shares(request):
+        _shared.ready()
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     mark = uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
     before = _Before(mark)
@@ -200,15 +266,15 @@ def make(group: Group, kind: str) -> Gateway:
     if kind == "via":
         group.makegateway("popen//id=master")
         return group.makegateway("popen//via=master")
-    if kind[0].isdigit():
+    if kind[0].isdigit() or kind in ("pypy3", "jython"):
         return group.makegateway(f"popen//python={find_python(kind)}")
     return group.makegateway(kind)
 
 
 @pytest.fixture(params=KINDS)
-def gw(group: Group, request: pytest.FixtureRequest) -> Gateway:
+def gw(group: Group, request: pytest.FixtureRequest, _shared: _Shared) -> Gateway:
     """A gateway of every kind."""
-    return make(group, request.param)
+    return _shared.ready() if _shares(request) else make(group, request.param)
 
 
 @pytest.fixture

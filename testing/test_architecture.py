@@ -129,7 +129,8 @@ def test_the_fence_needs_nothing_but_the_standard_library() -> None:
     optional = {"numpy"}  # used where it is there
     renamed = {"thread", "Queue", "cPickle", "__builtin__"}  # their names in Python 2
     ours = {"execgw", "_execgw"}  # here and there
-    known = {*sys.stdlib_module_names, *optional, *renamed, *ours}
+    jythons = {"java", "jarray"}  # used where it is a Jython
+    known = {*sys.stdlib_module_names, *optional, *renamed, *ours, *jythons}
     foreign = []
 
     for path in OURS:

@@ -1,7 +1,7 @@
 """Exceptions across the wire: raised there, told in a CLOSE frame, RemoteError here."""
 
 from ..wire.compat import text_type
-from ..wire.errors import LoadError, RemoteError
+from ..wire.errors import RemoteError
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any  # noqa: F401
@@ -35,11 +35,15 @@ def unpack_error(codec, payload):
     """The exception that a CLOSE's payload stands for."""
     try:
         fault = codec.decode(bytearray(payload[:1])[0], payload[1:])
+        if not codec.trusted:
+            from ..wire.careful import careful_fault
+
+            fault = careful_fault(fault)
         if isinstance(fault, dict):
-            return RemoteError(as_text(fault.get("formatted", "")), fault)
+            return RemoteError(fault["formatted"], fault)
         return RemoteError(as_text(fault))
-    except LoadError as e:
-        return RemoteError("the other side closed the channel with an error that cannot be read (%s)" % (e,))
+    except Exception as e:  # nor are its details what they should be
+        return RemoteError("an error that cannot be read: %s" % (e,))
 
 
 def again(exc):

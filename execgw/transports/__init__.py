@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -53,8 +54,29 @@ def _builtin() -> dict[str, Callable[[], Kind]]:
 
         return make
 
+    def ssh(name: str) -> Callable[[], Kind]:
+        def make() -> Kind:
+            from .ssh import KINDS
+
+            return KINDS[name]()
+
+        return make
+
+    def tcp() -> Kind:
+        from .tcp import SocketKind
+
+        return SocketKind()
+
     short = {name: shorthand(name) for name in ("docker", "podman", "kubectl", "sudo")}
-    return {"popen": process, "memory": memory, "cmd": command, **short}
+    return {
+        "popen": process,
+        "memory": memory,
+        "cmd": command,
+        "ssh": ssh("ssh"),
+        "vagrant_ssh": ssh("vagrant_ssh"),
+        "socket": tcp,
+        **short,
+    }
 
 
 @functools.cache
@@ -79,3 +101,17 @@ def names() -> list[str]:
 def builtin_names() -> list[str]:
     """The kinds that come with execgw; looking at the others costs a walk over the installed packages."""
     return sorted(_builtin())
+
+
+_ends: list[Callable[[], None]] = []
+
+
+def at_end(call: Callable[[], None]) -> None:
+    """Run call() at the end of this process, when the gateways of all groups have ended."""
+    _ends.append(call)
+
+
+@atexit.register  # before any group has registered its own end, so this runs after those
+def _run_ends() -> None:
+    while _ends:
+        _ends.pop()()

@@ -49,6 +49,7 @@ class Launch:
     nice: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     keepalive: float | None = None
+    other: Callable[[str], Session | None] | None = None  # the gateway of the group that a key of the spec names
 
     def bare(self) -> Launch:
         """The same without surroundings: they are not meant for the program that reaches the interpreter."""
@@ -64,16 +65,18 @@ class Transport:
     program   how it was started, for messages
     explain   what a failed start means, if this kind of gateway knows more than its stderr says
     applied   whether chdir, env and nice were applied before the interpreter started; else the worker does it
-    group     whether the worker leads a process group of its own
+    group     the process group that was made for the worker; 1: it leads one of its own, whose number is not known here
     keepalive seconds without a sign of life after which the worker takes us for gone; 0: it would hear of our end
+    hears_of_death  it tells the end of a worker that was cut off; else one that is silent for keepalive counts as gone
     """
 
     trusted = False
     chunk = 64 * 1024
     window = 1 << 20
     keepalive = 0.0
+    hears_of_death = True
     applied = False
-    group = False
+    group = 0
     program = ""
     explain: Callable[[Ended], Explanation | None] | None = None
     remoteaddress: str | None = None

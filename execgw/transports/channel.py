@@ -5,12 +5,15 @@ Credit makes it fair: the relay channel has a window of its own, so a child that
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import LoadError
+from ..peer.faults import pack_error
 from ..peer.peer import HIGH_WATER
 from ..wire import codec as values
 from ..wire import frames as f
@@ -22,19 +25,23 @@ if TYPE_CHECKING:
     from ..wire.mux import Port
 
 CHUNK = 64 * 1024
+MOST_LAST_WORDS = 64 * 1024  # bytes in which a relay tells how its child ended
 
 
 @functools.cache
-def _relay_source() -> tuple[str, str]:
-    path = Path(__file__).parent.parent / "worker" / "tasks" / "relay.py"
+def task_source(name: str) -> tuple[str, str]:
+    """(text, file name) of a module of worker/tasks."""
+    path = Path(__file__).parent.parent / "worker" / "tasks" / f"{name}.py"
     return path.read_text("utf-8"), str(path)
 
 
 class RelayTransport(Transport):
     """Runs *argv* beside the worker of *via*; argv[0] None stands for that worker's own interpreter."""
 
+    task = "relay"
+
     applied = True
-    group = True
+    group = 1
 
     def __init__(self, launch: Launch, argv: list[str | None], boot: bytes, via: Session) -> None:
         self._via = via
@@ -42,15 +49,35 @@ class RelayTransport(Transport):
         self.program = f"via {via.id}: {' '.join(word or 'python' for word in argv[:1])}"
         self._ended: Ended | None = None
         self._on_end: Callable[[], None] | None = None
-        self._closed = False
+        self._closed = self._killed = False
+        self._trying = self._flushing = False  # the child's queue is written in a moment
         self.child: Session
-        source, filename = _relay_source()
-        options = {"argv": argv, "env": launch.env, "cwd": launch.chdir, "nice": launch.nice}
+        source, filename = task_source(self.task)
+        options = self._options(launch, argv)
         form, data = via.codec.encode(("function", source, filename, "main", (), options))
         with via.lock:
             self._port = via.mux.open()
             self._port.claimed = True
-        via.send_task(self._port, form, data)
+            if via.lost is not None:
+                via.mux.drop(self._port)
+        self._put(f.EXEC, form, data)
+
+    def _put(self, kind: int, form: int, data: Any) -> None:
+        """Send something small at once, whatever credit and the link say: who calls this must not have to wait."""
+        via, port = self._via, self._port
+        data = b"".join(data) if type(data) is list else data
+        with via.send_lock:
+            if port.send_closed:
+                return
+            frame = via.mux.header(kind, 0, form, port.number, len(data)) + data
+            via.out.append(frame)
+            via.out_size += len(frame)
+            port.sent += FRAME_COST + len(data)
+        via.flush()
+
+    def _options(self, launch: Launch, argv: list[str | None]) -> dict[str, Any]:
+        """The arguments of the far half's main()."""
+        return {"argv": argv, "env": launch.env, "cwd": launch.chdir, "nice": launch.nice}
 
     def bootstrap(self) -> bytes:
         return self._boot
@@ -72,22 +99,31 @@ class RelayTransport(Transport):
         while port.items:
             form, data = mux.take(port)
             if form == values.BYTES or form == values.NATIVE2:
-                self.child.take_in(b"".join(data) if type(data) is list else data)
-            else:
+                self._take_in(b"".join(data) if type(data) is list else data)
+            elif self._ended is None:
                 self._tell_end(form, data)
         more = mux.grant(port)
         if more:
             self._via._queue(f.CREDIT, port.number, f.pack_credit(more))
         if port.ended and self._ended is None:
             self._finish(Ended(None, ""))
-        elif port.allowed > port.sent and self.child.out:
+        elif port.allowed > port.sent and self.child.out and not self._flushing:
+            self._flushing = True
             self.child.loop.flush_soon(self.child)
 
+    def _take_in(self, data: bytes) -> None:
+        self.child.take_in(data)
+
     def _tell_end(self, form: int, data: Any) -> None:
-        try:
-            code, stderr = self._via.codec.decode(form, data)
-            self._finish(Ended(code if isinstance(code, int) else None, str(stderr)))
-        except (ValueError, TypeError):
+        # Not by the codec of its session: that one knows channels, and asks for the lock that is held here.
+        told: Any = None
+        if sum(map(len, data if type(data) is list else [data])) <= MOST_LAST_WORDS:
+            with contextlib.suppress(LoadError):
+                told = values.Codec(trusted=False).decode(form, data)
+        if type(told) is tuple and len(told) == 2 and isinstance(told[1], str):
+            known = isinstance(told[0], int) and abs(told[0]) < 1 << 32
+            self._finish(Ended(told[0] if known else None, told[1]))
+        else:
             self._finish(Ended(None, "the relay said something that cannot be read"))
 
     def _finish(self, ended: Ended) -> None:
@@ -101,6 +137,7 @@ class RelayTransport(Transport):
 
     def write(self, pieces: list[Any]) -> int:
         via, port = self._via, self._port
+        self._flushing = False
         taken = 0
         with via.send_lock:
             for piece in pieces:
@@ -137,7 +174,13 @@ class RelayTransport(Transport):
 
     def want_write(self) -> None:
         """Credit for the relay channel flushes the child (_changed); room in the link below, this."""
-        self._via.loop.later(0.002, self.on_writable) if self._port.allowed > self._port.sent else None
+        if self._port.allowed > self._port.sent and not self._trying:
+            self._trying = True
+            self._via.loop.later(0.002, self._try_again)
+
+    def _try_again(self) -> None:
+        self._trying = False
+        self.on_writable()
 
     # -- the process
 
@@ -152,11 +195,9 @@ class RelayTransport(Transport):
     def kill(self, force: bool) -> None:
         number = signal.SIGKILL if force else signal.SIGTERM
         form, data = self._via.codec.encode((int(number),))
-        try:
-            if self._ended is None and not self._port.send_closed:
-                self._via.send(self._port, form, data)
-        except OSError:
-            pass
+        self._killed = self._killed or force
+        if self._ended is None:
+            self._put(f.DATA, form, data)
 
     def close_link(self) -> None:
         """The relay is told to end with the child; see close."""
@@ -164,4 +205,6 @@ class RelayTransport(Transport):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._via.close(self._port)
+            # A kill waits behind all that a child has not read; a close with an error does not.
+            killed = self._killed and self._ended is None
+            self._via.close(self._port, pack_error(self._via.codec, "killed") if killed else b"")

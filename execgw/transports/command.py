@@ -42,17 +42,30 @@ def start(
     via: Session | None,
     argv: Callable[[str], list[str]],
     explain: Callable[[Ended], Explanation | None],
+    local: type[CommandTransport] = CommandTransport,
+    before: str = "",
 ) -> Transport:
-    """Start argv(program) here, or beside the worker of *via*; *program* is what the interpreter gets with -c."""
-    program, boot = _bundle.for_other(1)
-    program, head = _bundle.in_surroundings(program, launch.env, launch.chdir, launch.nice)
+    """Start argv(program) here, or beside the worker of *via*; *program* is what the interpreter gets with -c.
+
+    *local* carries its bytes if that is here.  *before* is code that runs in the worker first of all.
+    """
+    flavour = _bundle.flavour_of(interpreter(launch))
+    if flavour == "pyodide" and launch.keepalive:
+        raise SpecError(f"{str(launch.spec)!r}: keepalive: a Pyodide has no thread that could answer while code runs")
+    program, boot = _bundle.for_other(1, flavour)
+    program, head = _bundle.in_surroundings(before + program, launch.env, launch.chdir, launch.nice, flavour)
     words = argv(program)
     transport: Transport
     if via is None:
-        transport = CommandTransport(launch.bare(), words, head + boot, trusted=False, stdout=True)
+        try:
+            transport = local(launch.bare(), words, head + boot, trusted=False, stdout=True)
+        except PythonNotFound as e:  # what is missing is the program that leads there
+            raise StartError(str(e)) from e
     else:
         transport = RelayTransport(launch.bare(), [*words], head + boot, via)
         transport.keepalive = KEEPALIVE
+    if flavour == "pyodide":
+        transport.keepalive = 0.0
     transport.explain = explain
     return transport
 
@@ -92,7 +105,9 @@ class CommandKind:
         except ValueError as e:
             raise SpecError(f"{str(launch.spec)!r}: cmd={text!r}: {e}") from e
         words = python_words(launch)
-        return start(launch, via, lambda program: [*prefix, *words, "-c", program], _explain(launch, words))
+        transport = start(launch, via, lambda program: [*prefix, *words, "-c", program], _explain(launch, words))
+        transport.hears_of_death = False  # it may lead to another host
+        return transport
 
 
 class ShorthandKind:
@@ -107,7 +122,9 @@ class ShorthandKind:
         name = checked_name(launch, self.key, value_of(launch, self.key))
         prefix = [*self.before, name, *self.after]
         words = python_words(launch)
-        return start(launch, via, lambda program: [*prefix, *words, "-c", program], _explain(launch, words))
+        transport = start(launch, via, lambda program: [*prefix, *words, "-c", program], _explain(launch, words))
+        transport.hears_of_death = self.key != "kubectl"
+        return transport
 
 
 SHORTHANDS: dict[str, Callable[[], ShorthandKind]] = {
@@ -120,21 +137,36 @@ SHORTHANDS: dict[str, Callable[[], ShorthandKind]] = {
 # (in the command's last words, what it means, what to do next); the first that fits counts
 _MEANINGS: list[tuple[str, type[StartError], str]] = [
     ("a password is required", AuthenticationFailed, "allow it without a password (NOPASSWD in sudoers)"),
-    ("no such container", HostNotReached, "list the containers that run: docker ps, podman ps"),
-    ("is not running", HostNotReached, "start the container first"),
-    ("unknown user", HostNotReached, "there is no such user there"),
+    ("not in the sudoers file", AuthenticationFailed, "ask for a line in sudoers, with NOPASSWD"),
+    ("is not allowed to execute", AuthenticationFailed, "ask for a line in sudoers that allows the interpreter"),
+    ("unknown user", HostNotReached, "name a user that is there; getent passwd lists them"),
+    ("no such container", HostNotReached, "name a container that runs; docker ps or podman ps lists them"),
+    ("is not running", HostNotReached, "start the container first: docker start NAME"),
+    ("container state improper", HostNotReached, "start the container first: podman start NAME"),
+    ("error from server (notfound)", HostNotReached, "name a pod that runs; kubectl get pods lists them"),
+    ("container not found", HostNotReached, "wait until the pod runs; kubectl get pods tells"),
+    ("error from server (forbidden)", AuthenticationFailed, "try: kubectl auth can-i create pods/exec"),
+    ("you must be logged in to the server", AuthenticationFailed, "log in to the cluster again; try: kubectl get pods"),
+    ("unable to connect to the server", HostNotReached, "try: kubectl cluster-info"),
+    ("cannot connect to the docker daemon", HostNotReached, "start the daemon; try: docker ps"),
+    ("permission denied while trying to connect to the docker", AuthenticationFailed, "join its group; try: docker ps"),
 ]
 
 
 def _explain(launch: Launch, words: list[str]) -> Callable[[Ended], Explanation | None]:
+    name = words[0]
+    missing = re.compile(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])(?=.*(no such file|not found))", re.IGNORECASE)
+
     def explain(ended: Ended) -> Explanation | None:
         stderr = ended.stderr.lower()
         for text, error, hint in _MEANINGS:
             if text in stderr:
                 return error, hint
-        missing = "no such file" in stderr or "not found" in stderr
-        if ended.exit_code in (126, 127) or (missing and words[0].lower() in stderr):
-            return PythonNotFound, f"there seems to be no {words[0]!r} there; name the interpreter: python=/path/of/it"
+        if ended.exit_code == 126:
+            return PythonNotFound, f"{name!r} cannot be executed there; name another interpreter: python=/path/of/it"
+        # Not every command gives an exit code of its own to that; a traceback, say, has other such lines.
+        if ended.exit_code == 127 or any(map(missing.search, ended.stderr.splitlines())):
+            return PythonNotFound, f"there seems to be no {name!r} there; name the interpreter: python=/path/of/it"
         return None
 
     return explain

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _bundle
 from .._loop import get_loop
 from ..errors import PythonNotFound, SpecError, StartError
+from ..wire.printable import PrintableBytes
 from .base import Ended, Launch, SocketTransport
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ class ProcessTransport(SocketTransport):
     chunk = 512 * 1024  # a fast link: 100 us
     window = 4 << 20
     applied = True
-    group = True
 
     def __init__(self, launch: Launch, argv: list[str], boot: bytes, trusted: bool, stdout: bool = False) -> None:
         ours, theirs = socket.socketpair()
@@ -48,6 +48,7 @@ class ProcessTransport(SocketTransport):
         self.program = shlex.join(argv[:-1]) + " ..."
         self._boot = boot
         self._tail = b""
+        self._filter = None if trusted else PrintableBytes()  # our own child's stderr is as ours
         self._unseen: list[bytes] = []
         self._show_lock = threading.Lock()
         self._showing = False
@@ -56,6 +57,7 @@ class ProcessTransport(SocketTransport):
         self._pidfd = -1
         try:
             self.process = _spawn(launch, argv, theirs, stdout, their_err)
+            self.group = self.process.pid
         except BaseException:
             ours.close()
             os.close(err)
@@ -89,8 +91,12 @@ class ProcessTransport(SocketTransport):
             data = b""
         if not data:
             self._close_stderr()
+            if self._filter is not None:
+                self._unseen.append(self._filter.end())
             return
         self._tail = (self._tail + data)[-TAIL:]
+        if self._filter is not None:
+            data = self._filter.feed(data)
         self._unseen.append(data)
         if self._showing:
             err = self._err
@@ -246,8 +252,11 @@ class PopenKind:
         if via is not None:
             from .channel import RelayTransport
 
-            program, boot = _bundle.for_other(1)
+            flavour = _bundle.flavour_of(words, (via.about or {}).get("platform", ""))
+            program, boot = _bundle.for_other(1, flavour)
             return RelayTransport(launch, [*words, "-c", program], boot, via)
-        program, boot = _bundle.for_same() if words[0] is None else _bundle.for_other(0)
+        flavour = _bundle.flavour_of([word or "" for word in words])
+        stdout = flavour == "pyodide"  # which cannot write to descriptor 0
+        program, boot = _bundle.for_same() if words[0] is None else _bundle.for_other(int(stdout), flavour)
         argv = [word or sys.executable for word in words]
-        return ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True)
+        return ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True, stdout=stdout)

@@ -1,5 +1,6 @@
 """Values that are one block of memory: they travel beside the pickle, uncopied (memoryview, array, numpy arrays)."""
 
+import re
 import struct
 import sys
 
@@ -8,6 +9,8 @@ from .errors import LoadError
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, List, Optional, Tuple  # noqa: F401
+
+DTYPE = re.compile(r"[<>|=]?[biufcmMSU][0-9]{1,10}(\[[0-9A-Za-z]{1,16}\])?\Z")
 
 
 def rebuild(kind, meta, data):
@@ -34,6 +37,8 @@ def rebuild(kind, meta, data):
             import numpy  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             raise LoadError("a numpy array arrived, and numpy is not installed here; send array.tolist()")
+        if not DTYPE.match(str(meta[0])):  # numpy would parse lists of types, too, in its own time
+            raise LoadError("a numpy array of type %r" % (str(meta[0])[:80],))
         return numpy.frombuffer(data, dtype=str(meta[0])).reshape(meta[1])
     raise LoadError("a buffer of kind %r" % (kind,))
 

@@ -1,4 +1,6 @@
-"""A slow loader for untrusted values with many keys of choosable hash: it refuses floods of colliding ones.
+"""What the near side does to read values that it does not trust, beyond the scan.
+
+A slow loader for those with many keys of choosable hash: it refuses floods of colliding ones.
 
 Dict and set inserts are quadratic in the keys that share a hash, and hashes of numbers and tuples are not seeded; so
 the C unpickler could be held up for minutes by one frame.  Only the near side needs this file: workers trust it.
@@ -10,6 +12,7 @@ from time import thread_time
 
 from .codec import ALLOWED
 from .errors import LoadError
+from .printable import printable
 from .scan import scan
 
 if False:  # for mypy only: Python 2.7 has no typing module
@@ -17,11 +20,17 @@ if False:  # for mypy only: Python 2.7 has no typing module
 
 _Unpickler = vars(pickle)["_Unpickler"]  # type: Any  # the one in Python; private, but there since 3.0
 
+MOST_MEMORY = 1 << 30  # bytes for one value that a worker sent, however large it is on the wire
 MOST_COLLISIONS = 100
 # Different hashes may still be chosen to try the same slots, one after the other: that is seen in the time it takes.
 FEW = 64  # items between two looks at the clock; even
 MOST_SECONDS = 0.1
 SECONDS_AN_ITEM = 3e-6
+
+LONGEST = 256 * 1024  # characters of one text of an error
+DEEPEST = 32  # causes of causes
+MOST_NOTES = 100
+NO_TEXT = "(an error without a text)"
 
 
 class _Careful(_Unpickler):  # type: ignore[misc]
@@ -115,6 +124,30 @@ def careful_load(codec, data, buffers):
     Returns None for those that may go to the C unpickler.  Those with many keys of choosable hash are loaded here, and
     returned as (value,); LoadError for a flood of colliding keys.
     """
-    if not scan(data, ALLOWED):
+    # The codec of a session knows channels; what loads() reads was chosen by who runs this process.
+    if not scan(data, ALLOWED, MOST_MEMORY if codec.channel_type else None):
         return None
     return (_Careful(data, lambda module, name: codec.find(module, name, buffers), codec.encoding2()).load(),)
+
+
+def careful_fault(fault, depth=0):
+    # type: (Any, int) -> Any
+    """What a worker told of an error, details or a text, of the types that they must be, and harmless to print."""
+    if not isinstance(fault, dict):
+        return printable(fault[:LONGEST]) if isinstance(fault, str) else NO_TEXT
+    details = {}  # type: Dict[str, Any]
+    for name in ("formatted", "message", "type", "filename"):
+        value = fault.get(name)
+        if isinstance(value, str):
+            details[name] = printable(value[:LONGEST])
+    details.setdefault("formatted", details.get("message", NO_TEXT))
+    lineno, args, notes, cause = [fault.get(name) for name in ("lineno", "args", "notes", "cause")]
+    if type(lineno) is int and 0 <= lineno < 1 << 31:
+        details["lineno"] = lineno
+    if type(args) is tuple:
+        details["args"] = args
+    if type(notes) is list:
+        details["notes"] = [printable(note[:LONGEST]) for note in notes[:MOST_NOTES] if isinstance(note, str)]
+    if isinstance(cause, dict) and depth < DEEPEST:
+        details["cause"] = careful_fault(cause, depth + 1)
+    return details

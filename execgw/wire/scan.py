@@ -12,7 +12,7 @@ who then loads it with a loader that counts collisions (see codec.py).
 from .errors import LoadError
 
 if False:  # for mypy only: Python 2.7 has no typing module
-    from typing import Dict, FrozenSet, List, Tuple  # noqa: F401
+    from typing import Dict, FrozenSet, List, Optional, Tuple  # noqa: F401
 
 MAX_DEPTH = 1000  # what the pickler of most Pythons writes at all; hashing deeper keys could use up the C stack
 MEMORY_FACTOR = 80
@@ -32,6 +32,9 @@ _EMPTY = {0x5D: 56, 0x7D: 64, 0x8F: 216}
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _NO_ARGUMENT_TEXT = {0x8C: "text", 0x58: "text"}
 _CALLEE = -2  # on the shadow stack: one of our names; only REDUCE may take it
+_SET_MAKER = -4  # likewise: set or frozenset
+_ATOMS_ALONE = 3  # likewise: a tuple of atoms
+_TOO_MUCH = "a value of %d bytes would need more than %d bytes of memory"
 
 
 def _little(data, start, size):
@@ -45,9 +48,11 @@ def _little(data, start, size):
 class _Scan(object):
     """The state of one walk; see the file's head for what its numbers mean."""
 
-    def __init__(self, data, allowed):
-        # type: (bytes, FrozenSet[Tuple[bytes, bytes]]) -> None
+    def __init__(self, data, allowed, most=None):
+        # type: (bytes, FrozenSet[Tuple[bytes, bytes]], Optional[int]) -> None
         self.data = data
+        limit = MEMORY_FACTOR * len(data) + MEMORY_FLOOR
+        self.limit = limit if most is None else min(limit, most)
         self.allowed = allowed
         self.stack = []  # type: List[int]
         self.marks = []  # type: List[int]
@@ -121,8 +126,10 @@ class _Scan(object):
             self.push_container(items, 1, at)
         elif op == 0x52:  # REDUCE: what is called can only be one of ours, for nothing else was let in
             callee, args = self.pop(2, at)
-            if callee != _CALLEE:
+            if callee not in (_CALLEE, _SET_MAKER):
                 raise LoadError("at byte %d: nothing that may be called" % at)
+            if callee == _SET_MAKER and args == _ATOMS_ALONE:  # of a text each character would be an item
+                raise LoadError("at byte %d: a set of something that is no list" % at)
             self.callees -= 1
             self.push_container([args], 1, at)
             self.memory += 216
@@ -153,9 +160,10 @@ class _Scan(object):
             end = at + 1
         if name not in self.allowed:
             raise LoadError("at byte %d: %r is not a type that may travel" % (at, b".".join(name)[:80]))
-        self.stack.append(_CALLEE)
+        of_set = name[1] in (b"set", b"frozenset", b"_frozenset")
+        self.stack.append(_SET_MAKER if of_set else _CALLEE)
         self.callees += 1
-        self.listed = self.listed or name[1] in (b"set", b"frozenset", b"_frozenset")
+        self.listed = self.listed or of_set
         return end
 
     def run(self):
@@ -163,7 +171,7 @@ class _Scan(object):
         data = bytearray(self.data)
         size = len(data)
         stack, push = self.stack, self.stack.append
-        limit = MEMORY_FACTOR * size + MEMORY_FLOOR
+        limit = self.limit
         if data[:1] != b"\x80" or size < 3 or data[1] > 5:
             raise LoadError("no value starts with %r" % bytes(data[:2]))
         at = 2
@@ -219,25 +227,22 @@ class _Scan(object):
             else:
                 self.container(op, at)
                 if self.memory > limit:
-                    raise LoadError(
-                        "%d bytes would need more than %d bytes of memory (limit: %d x size + %d)"
-                        % (size, self.memory, MEMORY_FACTOR, MEMORY_FLOOR)
-                    )
+                    raise LoadError(_TOO_MUCH % (size, limit))
                 at += 1
         if self.callees:
             raise LoadError("a name that is not called is no value")
         if at != size - 1 or len(stack) != 1 or self.marks or frame_end < size:
             raise LoadError("the value is truncated or has bytes after its end (%d of %d read)" % (at, size))
         if self.memory > limit:
-            raise LoadError("%d bytes would need more than %d bytes of memory" % (size, self.memory))
+            raise LoadError(_TOO_MUCH % (size, limit))
         return self.risky > RISKY_KEYS
 
 
-def scan(data, allowed):
-    # type: (bytes, FrozenSet[Tuple[bytes, bytes]]) -> bool
+def scan(data, allowed, most=None):
+    # type: (bytes, FrozenSet[Tuple[bytes, bytes]], Optional[int]) -> bool
     """Raise LoadError unless *data* is a tree of plain values in pickle format (protocol 2 to 5).
 
-    *allowed* holds the (module, name) pairs that may be called.  Returns True if the value has so many keys of
-    choosable hash that loading it must watch for collisions.
+    *allowed* holds the (module, name) pairs that may be called, *most* is a limit of memory in bytes.  Returns True if
+    the value has so many keys of choosable hash that loading it must watch for collisions.
     """
-    return _Scan(data, allowed).run()
+    return _Scan(data, allowed, most).run()

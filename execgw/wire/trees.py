@@ -149,11 +149,12 @@ def load(codec, data, buffers):
         loader = Decoder(stream, encoding=codec.encoding2())
         loader.codec = codec
         loader.buffers = buffers
-    if len(data) < MANY or not gc.isenabled():
+    if len(data) < MANY or _pickle.__name__ == "pickle" or not gc.isenabled():
         value = loader.load()
     else:
         # The collector would walk the half-made tree again and again, and find nothing: measured, 20-40% of the time.
-        # The C unpickler does not let other threads run meanwhile, so nobody sees it switched off.
+        # The C unpickler does not let other threads run meanwhile, so nobody sees it switched off; others do, and
+        # Jython cannot switch it off.
         gc.disable()
         try:
             value = loader.load()

@@ -1,7 +1,7 @@
 """The first file that runs in a worker: makes the shipped modules importable, as package _execgw, and starts to serve.
 
 The near side runs this text in a scratch namespace and calls boot(modules, root): {name: source text or marshalled
-code, or '' for what is to be asked for when it is imported}, and the folder that their file names start with.  Nothing
+code}, and the folder that their file names start with.  What is not there is asked for when it is imported.  Nothing
 is unpacked before it is imported.
 """
 
@@ -30,24 +30,25 @@ class Shipped(object):
         make = type(sys) if not sys.platform.startswith("java") else __import__("types").ModuleType
         module = make(name)
         module.__loader__ = self
-        module.__package__ = name if name not in self.modules else name.rpartition(".")[0]
-        if name not in self.modules:
-            module.__path__ = []
+        parent, _, child = name.rpartition(".")
+        module.__package__ = parent
         sys.modules[name] = module
-        if name in self.modules:
+        if name.count(".") < 2:
+            module.__package__ = name
+            module.__path__ = []
+        else:
             try:
                 self.exec_module(module)
             except BaseException:
                 del sys.modules[name]
                 raise
-        parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
         return module
 
     def exec_module(self, module):
         module.__file__ = self.file_of(module.__name__)
-        code = self.modules[module.__name__]
+        code = self.modules.get(module.__name__)
         if not code:
             code = self.modules[module.__name__] = self.fetch(module.__name__)
         if code[:1] == b"\xe3" or code[:1] == b"c":  # marshal's mark of a code object
@@ -55,12 +56,14 @@ class Shipped(object):
 
             code = marshal.loads(code)
         else:
-            code = compile(code, self.file_of(module.__name__), "exec", 0, True)
+            # Else Python 2 would ask for our os when one of ours imports os.
+            absolute = __import__("__future__").absolute_import.compiler_flag
+            code = compile(code, self.file_of(module.__name__), "exec", absolute, True)
         _execute(code, module.__dict__)
 
     # Python 3
     def find_spec(self, name, path=None, target=None):
-        if name not in self.modules:
+        if name[:8] != "_execgw.":
             return None
         from _frozen_importlib import ModuleSpec
 
@@ -71,7 +74,7 @@ class Shipped(object):
 
     # Python 2
     def find_module(self, name, path=None):
-        return self if name in self.modules else None
+        return self if name[:8] == "_execgw." else None
 
     def load_module(self, name):
         return sys.modules.get(name) or self.add(name)

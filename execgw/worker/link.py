@@ -59,6 +59,13 @@ def set_nonblocking(fd):
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
 
 
+def open_link(readable, writable):
+    # type: (int, int) -> FdLink
+    """The link over two descriptors, which may be the same; link_jython.py and link_alone.py have one, too."""
+    copy = take_over(readable, os.O_RDWR)
+    return FdLink(copy, copy if writable == readable else take_over(writable, os.O_RDWR))
+
+
 class FdLink(object):
     """Reading never blocks, writing does: the near side always reads, for its inboxes are bounded by credit."""
 

@@ -21,13 +21,13 @@ from ..wire.errors import ClosedHere, ConnectionLost
 from ..wire.mux import Mux, Port
 from .execute import DEADLOCK_TEXT, Task
 from .keeper import Keeper
-from .link import FdLink, take_over
+from .link import open_link
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Deque, Dict  # noqa: F401
 
 SWITCH_SECONDS = 0.0005  # how long a computing thread may hold up the standby thread
-LAST_WORDS_SECONDS = 1.0  # for user code to end after its near side has gone
+LAST_SECONDS = 0.5  # for user code to end after its near side has gone: until it is interrupted, and again
 QUEUE_SECONDS = 1.0  # a second task waits this long in main_thread_only
 
 
@@ -88,7 +88,6 @@ class Server(object):
         self.executing = 0
         self.orphaned = False
         self.options = {}  # type: Dict[str, str]
-        self.questions = 0
         self.answers = {}  # type: Dict[str, Dict[str, str]]
 
     # -- under the peer's lock, in whichever thread reads
@@ -155,20 +154,20 @@ class Server(object):
     def fetch_module(self, name):
         # type: (str) -> str
         """The source of a module of ours that was not in the bundle."""
-        self.questions += 1
-        number = str(self.questions)
-        self.peer.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": "module", "name": name}))
-        self.peer.wait_until(lambda port: number in self.answers or self.peer.lost, self.main_port)
-        if self.peer.lost is not None:
+        # Its name is the question's number.  The near side tells unasked what is surely needed.
+        if name not in self.answers:
+            self.peer.control(f.ASK, 0, f.pack_pairs({"number": name, "verb": "module"}))
+            self.peer.wait_until(lambda port: name in self.answers or self.peer.lost, self.main_port)
+        if name not in self.answers:
             raise again(self.peer.lost)
-        told = self.answers.pop(number)
+        told = self.answers.pop(name)
         if "source" not in told:
             raise ImportError("%s: %s" % (name, told.get("problem")))
         return told["source"]
 
     def _on_link_end(self, reason):
         # type: (Any) -> None
-        self._stop(ConnectionLost("the near side has gone%s" % (": %s" % reason if reason else "")), orphaned=True)
+        self._stop(ConnectionLost("the near side has gone: %s" % (reason or "end of file")), orphaned=True)
 
     def _stop(self, reason, orphaned):
         # type: (Exception, bool) -> None
@@ -187,22 +186,22 @@ class Server(object):
             self.peer.turn.all_changed()
         if not self.owns_process:
             return
-        time.sleep(LAST_WORDS_SECONDS / 2)
+        time.sleep(LAST_SECONDS)
         if self.main_busy:
-            import signal
-
-            os.kill(os.getpid(), signal.SIGINT)
-        if self.orphaned:  # else whoever sent BYE waits for us, and has a kill ladder
-            time.sleep(LAST_WORDS_SECONDS / 2)
-            self._kill_group()
+            os.kill(os.getpid(), 2)  # SIGINT
+        # Whoever sent BYE waits for us, and has a kill ladder; what that ends may be no more than the link.
+        while not self.orphaned and self.link.read() != b"":
+            self.link.wait(None)
+        time.sleep(LAST_SECONDS)
+        self._kill_group()
 
     def _kill_group(self):
         # type: () -> None
-        """Take everything that this worker has started along.  Only if the near side made us a group of our own."""
-        if self.options.get("group") and hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-            import signal
-
-            os.killpg(0, signal.SIGKILL)
+        """Take everything that this worker has started along.  Only if the near side made a group for that, which we
+        lead or, with sudo say between us, the process whose number it told."""
+        group = self.options.get("group")
+        if group and os.getpgrp() in (os.getpid(), int(group)):
+            os.kill(0, 9)  # SIGKILL everywhere; Jython has no killpg
         os._exit(1)
 
     def _refuse_late(self, task):
@@ -267,6 +266,10 @@ class Server(object):
         """Run tasks in this, the main thread, until the near side ends the gateway."""
         start_new_thread(self.keeper.run, ())
         self.say_hello()
+        if "keepalive" in self.options:
+            from ..peer.alive import watch
+
+            watch(self)
         while not self.keeper.stopped:
             try:
                 self._serve_one()
@@ -303,12 +306,11 @@ class Server(object):
 def main(shipped, readable, writable):
     # type: (Any, int, int) -> None
     """Serve on two file descriptors, which may be the same; *shipped* finds our modules."""
-    copy = take_over(readable, os.O_RDWR)
-    link = FdLink(copy, copy if writable == readable else take_over(writable, os.O_RDWR))
+    link = open_link(readable, writable)
     if hasattr(sys, "setswitchinterval"):
         sys.setswitchinterval(SWITCH_SECONDS)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: os.close(copy))
+        os.register_at_fork(after_in_child=lambda: os.close(link.readable))
     server = Server(link)
     if shipped.root.startswith("<"):
         # A start through a bundle is not so fast that this would show, and then late_threading need not be shipped.

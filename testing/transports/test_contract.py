@@ -22,6 +22,7 @@ from execgw._loop import get_loop
 from execgw.transports import memory
 from execgw.transports.base import Launch, Transport
 from execgw.transports.channel import RelayTransport
+from execgw.transports.command import CommandTransport
 from execgw.transports.process import ProcessTransport
 
 # Far programs; they read descriptor 0 and write to descriptor OUT.
@@ -152,6 +153,11 @@ def _start_process(name: str, receiver: Receiver, group: Group) -> Transport:
     return ProcessTransport(launch, argv, b"", trusted=True)
 
 
+def _start_command(name: str, receiver: Receiver, group: Group) -> Transport:
+    argv = ["env", sys.executable, "-c", _program(name, 1, receiver.gate)]
+    return CommandTransport(Launch("test", XSpec("cmd=env")), argv, b"", trusted=False, stdout=True)
+
+
 def _start_relay(name: str, receiver: Receiver, group: Group) -> Transport:
     master = group.makegateway("popen//id=master")
     launch = Launch("test", XSpec("popen//via=master"))
@@ -200,8 +206,8 @@ _MEMORY_PROGRAMS = {
     "failing": lambda fd, gate: None,
 }
 
-LINES = {"process": _start_process, "relay": _start_relay, "memory": _start_memory}
-WITH_PROCESS = ["process", "relay"]  # a thread can neither be killed nor tell how it ended
+LINES = {"process": _start_process, "command": _start_command, "relay": _start_relay, "memory": _start_memory}
+WITH_PROCESS = ["process", "command", "relay"]  # a thread can neither be killed nor tell how it ended
 
 
 @pytest.fixture

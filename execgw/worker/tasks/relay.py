@@ -5,6 +5,7 @@ stdout  -> channel                       bytes; (exit code, last lines of stderr
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,15 +16,33 @@ TAIL = 4096
 LAST_SECONDS = 2.0  # for a child to end by itself once its link is closed
 
 
-def _write_all(fd, data):
+JYTHON = sys.platform.startswith("java")
+
+# Our own stderr may end on a terminal, which obeys control characters; of those of a child only colours may pass.
+CONTROL = re.compile(b"\x1b\\[[0-9;]{0,32}m|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
+
+
+def _shown(found):
+    text = found.group(0)
+    if text[-1:] == b"m":
+        return text
+    return "".join(["\\x%02x" % byte for byte in bytearray(text[-1:])]).encode("ascii")
+
+
+def _write_all(stream, data):
+    if JYTHON:  # its os.write takes no numbers, and what a stream of Java has taken is not yet written
+        stream.write(data)
+        stream.flush()
+        return
+    fd = stream.fileno()
     while data:
         data = data[os.write(fd, data) :]
 
 
 def _signal(process, number):
     try:
-        os.killpg(process.pid, number)
-    except (AttributeError, OSError):
+        os.kill(-process.pid, number)  # its group; Jython has no killpg
+    except OSError:
         try:
             os.kill(process.pid, number)
         except OSError:
@@ -34,10 +53,11 @@ def _start(argv, env, cwd, nice):
     options = {}
     if sys.version_info >= (3, 2):
         options["start_new_session"] = True
-    elif hasattr(os, "setsid") and not sys.platform.startswith("java"):
+    elif not JYTHON:
         options["preexec_fn"] = os.setsid
-    if argv[0] is None:
-        argv = [sys.executable] + list(argv[1:])
+    argv = [sys.executable if argv[0] is None else argv[0]] + list(argv[1:])
+    if JYTHON:
+        argv = _in_own_session(argv)
     if nice is not None:
         argv = ["nice", "-n", str(nice)] + list(argv)
     if cwd is not None and not os.path.isdir(cwd):
@@ -50,11 +70,48 @@ def _start(argv, env, cwd, nice):
     )
 
 
+def _in_own_session(argv):
+    """Jython runs nothing between fork and exec; setsid does, but it would be setsid that says what is missing."""
+    from distutils.spawn import find_executable
+
+    if find_executable(argv[0]) is None:
+        raise OSError(2, "No such file or directory")
+    setsid = find_executable("setsid")
+    return [setsid] + argv if setsid else argv
+
+
 class Relay(object):
     def __init__(self, channel, process):
         self.channel = channel
         self.process = process
         self.tail = b""
+        self.ended = threading.Event()
+        self.start_thread(self.reap)
+
+    def start_thread(self, function):
+        thread = threading.Thread(target=function)
+        thread.daemon = True
+        thread.start()
+        return thread
+
+    def reap(self):
+        """Take the whole group along when its leader ends: what is left of it may hold stdout open."""
+        self.process.wait()
+        self.kill()
+        self.ended.set()
+
+    def kill(self):
+        _signal(self.process, getattr(signal, "SIGKILL", 9))
+
+    def end_with_channel(self):
+        """A child that does not read holds up who writes to it, and that one does not hear of the channel's end."""
+        try:
+            self.channel.waitclose()
+        except self.channel.RemoteError:  # the near side waits no longer
+            self.kill()
+        except Exception:  # why does not matter
+            pass
+        self.wait(LAST_SECONDS)
 
     def show_stderr(self):
         """Pass stderr on to our own, and keep its last lines."""
@@ -68,16 +125,14 @@ class Relay(object):
                 return
             self.tail = (self.tail + data)[-TAIL:]
             try:
-                _write_all(2, data)
-            except OSError:
+                _write_all(sys.__stderr__, CONTROL.sub(_shown, data))
+            except (AttributeError, EnvironmentError):  # there is none, or nobody reads it
                 pass
 
     def carry_out(self):
         """stdout to the channel; then say how it ended."""
         fd = self.process.stdout.fileno()
-        stderr = threading.Thread(target=self.show_stderr)
-        stderr.daemon = True
-        stderr.start()
+        stderr = self.start_thread(self.show_stderr)
         try:
             while True:
                 try:
@@ -92,16 +147,16 @@ class Relay(object):
             self.channel.send((code, self.tail.decode("utf-8", "replace")))
         except EnvironmentError:  # the near side has gone, or closed the channel
             pass
+        self.process.stdout.close()
+        if not stderr.is_alive():
+            self.process.stderr.close()
 
     def wait(self, seconds):
         """The exit code; after *seconds* the whole group is killed."""
-        timer = threading.Timer(seconds, _signal, (self.process, getattr(signal, "SIGKILL", 9)))
-        timer.daemon = True
-        timer.start()
-        code = self.process.wait()
-        timer.cancel()
-        _signal(self.process, getattr(signal, "SIGKILL", 9))
-        return code
+        if not self.ended.wait(seconds):
+            self.kill()
+            self.ended.wait()
+        return self.process.returncode
 
 
 def main(channel, argv, env, cwd, nice):
@@ -112,10 +167,8 @@ def main(channel, argv, env, cwd, nice):
         channel.send((None, "cannot start %r: %s" % (argv[0] or sys.executable, e)))
         return
     relay = Relay(channel, process)
-    out = threading.Thread(target=relay.carry_out)
-    out.daemon = True
-    out.start()
-    fd = process.stdin.fileno()
+    out = relay.start_thread(relay.carry_out)
+    relay.start_thread(relay.end_with_channel)
     try:
         while True:
             item = channel.receive()
@@ -123,12 +176,17 @@ def main(channel, argv, env, cwd, nice):
                 _signal(process, item[0])
             else:
                 try:
-                    _write_all(fd, item)
-                except OSError:  # it has ended; carry_out tells
+                    _write_all(process.stdin, item)
+                except EnvironmentError:  # it has ended; carry_out tells
                     pass
     except EOFError:
         pass
+    except channel.RemoteError:
+        relay.kill()
     finally:
-        process.stdin.close()
+        try:
+            process.stdin.close()
+        except EnvironmentError:  # Jython: what was written last went nowhere
+            pass
         relay.wait(LAST_SECONDS)
         out.join(1)
