@@ -15,6 +15,7 @@ from . import errors
 from ._version import __version__
 from .channel import Channel
 from .errors import (
+    AuthenticationFailed,
     ChannelClosed,
     ClosedHere,
     ConnectionLost,
@@ -23,17 +24,19 @@ from .errors import (
     ExecgwError,
     GatewayClosed,
     HandshakeError,
+    HostKeyRefused,
+    HostNotFound,
+    HostNotReached,
     LoadError,
     ProtocolError,
     PythonNotFound,
     RemoteError,
+    RemoteTimeout,
     SendBlocked,
     SpecError,
     StartError,
     TimeoutError,
 )
-from .errors import HostNotFound as HostNotFound
-from .errors import HostNotReached as HostNotReached
 from .gateway import Gateway
 from .group import Group
 from .multi import MultiChannel
@@ -46,6 +49,7 @@ makegateways = default_group.makegateways
 set_execmodel = default_group.set_execmodel
 
 __all__ = [
+    "AuthenticationFailed",
     "Channel",
     "ChannelClosed",
     "ClosedHere",
@@ -57,6 +61,7 @@ __all__ = [
     "GatewayClosed",
     "Group",
     "HandshakeError",
+    "HostKeyRefused",
     "HostNotFound",
     "HostNotReached",
     "LoadError",
@@ -64,6 +69,7 @@ __all__ = [
     "ProtocolError",
     "PythonNotFound",
     "RemoteError",
+    "RemoteTimeout",
     "SendBlocked",
     "SpecError",
     "StartError",

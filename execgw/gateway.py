@@ -7,9 +7,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from . import _source
-from .channel import Channel
-from .errors import ChannelClosed, ClosedHere, ConnectionLost
+from ._status import Status, status_of
+from .channel import ASK_SECONDS, Channel
+from .errors import ChannelClosed, ClosedHere, ConnectionLost, RemoteTimeout
 from .peer.channel import number_of
+from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .peer.faults import again
 from .peer.gateway import BaseGateway
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from ._session import Session
     from .group import Group
     from .spec import XSpec
+    from .wire.mux import Port
+
+GRACE_SECONDS = 1.0  # for code that is over its time to end after each of the two exceptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,6 +53,7 @@ class Gateway(BaseGateway):
     `with gateway:` ends the worker at the end, and waits for that.
     """
 
+    _channel_class = Channel
     spec: XSpec
     remoteaddress: str | None
 
@@ -73,11 +79,15 @@ class Gateway(BaseGateway):
 
         *source* is source text, a module, or a function whose first argument is `channel`; *kwargs* are further
         arguments of the function.  The channel ends with the code; what the code raises is raised by receive() and
-        waitclose() as RemoteError.  Raises ValueError for a function that uses what is not sent with it, OSError if
-        the gateway has ended.
+        waitclose() as RemoteError.  *timeout*=SECONDS, if the function has no argument of that name, ends code that
+        runs longer: RemoteTimeout, a RemoteError that says where it was.
+        Raises ValueError for a function that uses what is not sent with it, OSError if the gateway has ended.
         """
-        task = _source.exec_task(source, kwargs)
-        return self._run(task)
+        seconds = None if _source.takes(source, "timeout") else kwargs.pop("timeout", None)
+        channel = self._run(_source.exec_task(source, kwargs))
+        if seconds is not None:
+            self._session.loop.later(seconds, _Limit(self._session, channel._port, seconds).over)
+        return channel
 
     def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call func(*args, **kwargs) in the worker and return its value.
@@ -121,6 +131,27 @@ class Gateway(BaseGateway):
             raise again(self._session.lost)
         channel: Channel = super().newchannel()
         return channel
+
+    # -- steering
+
+    def interrupt(self, timeout: float | None = ASK_SECONDS) -> dict[int, str]:
+        """Raise KeyboardInterrupt in all code that runs in the worker; {channel id: outcome}, see Channel.interrupt."""
+        return {
+            int(number): told for number, told in self._session.ask("interrupt", timeout).items() if number.isdigit()
+        }
+
+    def stacks(self, timeout: float | None = ASK_SECONDS) -> dict[str, str]:
+        """The stack of each thread of the worker, as text, by what it does: 'channel 3:MainThread:1234'.
+
+        Answered while the code computes, without its help.
+        """
+        return {name: text for name, text in self._session.ask("stacks", timeout).items() if name != "number"}
+
+    def status(self, timeout: float | None = ASK_SECONDS) -> Status:
+        """What the worker is doing, in detail; it answers while its code computes."""
+        begun = clock()
+        told = self._session.ask("report", timeout)
+        return status_of(told, clock() - begun)
 
     # -- asking
 
@@ -178,6 +209,35 @@ class Gateway(BaseGateway):
         else:
             state = f"not-receiving, {'lost' if isinstance(lost, ConnectionLost) else lost}"
         return f"<{type(self).__name__} id={self.id!r} {state}>"
+
+
+class _Limit:
+    """Ends the code of one channel when its time is over."""
+
+    def __init__(self, session: Session, port: Port, seconds: float) -> None:
+        self.session, self.port, self.seconds = session, port, seconds
+        self.text = f"the code ran longer than {seconds:g} s"
+
+    def over(self) -> None:
+        """In the loop: interrupt it."""
+        if not self.port.ended:
+            self._steer("timeout")
+            self.session.loop.later(GRACE_SECONDS, self.insist)
+
+    def insist(self) -> None:
+        """It has caught that, or does not look."""
+        if not self.port.ended:
+            self._steer("exit")
+            self.session.loop.later(GRACE_SECONDS, self.give_up)
+
+    def give_up(self) -> None:
+        """Whoever waits is told; the code may run on."""
+        self.session.end_channel(
+            self.port, RemoteTimeout(f"{self.text}, and does not end; Channel.cancel(kill=True) would")
+        )
+
+    def _steer(self, verb: str) -> None:
+        self.session.tell(verb, channels=str(self.port.number), text=self.text)
 
 
 _ended = object()

@@ -36,7 +36,8 @@ def unpack_error(codec, payload):
     try:
         fault = codec.decode(bytearray(payload[:1])[0], payload[1:])
         if isinstance(fault, dict):
-            return RemoteError(as_text(fault.get("formatted", "")), fault)
+            kind = RemoteError.kinds.get(str(fault.get("type")), RemoteError)
+            return kind(as_text(fault.get("formatted", "")), fault)  # type: ignore[no-any-return]
         return RemoteError(as_text(fault))
     except LoadError as e:
         return RemoteError("the other side closed the channel with an error that cannot be read (%s)" % (e,))

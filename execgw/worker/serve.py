@@ -6,6 +6,7 @@ further threads  tasks beyond the first at the same time (execmodel thread), cal
 """
 
 import os
+import signal
 import sys
 import time
 
@@ -47,6 +48,7 @@ class WorkerGateway(BaseGateway):
         # type: (str, str) -> None
         BaseGateway.__init__(self, id)
         self.backend = execmodel
+        self.running = {}  # type: Dict[int, int]  # channel number -> thread of the task that owns it
         self._made = {}  # type: Dict[str, Any]
 
     @property
@@ -88,8 +90,16 @@ class Server(object):
         self.executing = 0
         self.orphaned = False
         self.options = {}  # type: Dict[str, str]
+        self.steer = self.on_sigint = None  # type: Any  # see steer.py
+        self.handler = self._on_sigint  # one object: steer.py compares
         self.questions = 0
         self.answers = {}  # type: Dict[str, Dict[str, str]]
+
+    def _on_sigint(self, number, frame):
+        # type: (int, Any) -> None
+        if self.on_sigint is None:
+            raise KeyboardInterrupt
+        self.on_sigint(frame)
 
     # -- under the peer's lock, in whichever thread reads
 
@@ -133,15 +143,30 @@ class Server(object):
         elif kind == f.ASK:
             asked = f.unpack_pairs(payload)
             verb = asked["verb"]
-            answer = self._status() if verb == "status" else {}
-            if verb[:11] == "reconfigure":  # py2str_as_py3str is of no use here: the near side is no Python 2
+            if verb == "status":
+                self._tell(asked, self._status())
+            elif verb[:11] == "reconfigure":  # py2str_as_py3str is of no use here: the near side is no Python 2
                 self.peer.codec.py3str_as_py2str = verb[-1] == "1"
-            self.peer._queue(f.TELL, 0, f.pack_pairs(dict(answer, number=asked["number"])))
+                self._tell(asked, {})
+            else:
+                self.gateway._callbacks.submit(lambda: self._steer(asked))
         elif kind == f.TELL:
             told = f.unpack_pairs(payload)
             self.answers[told["number"]] = told
             for waiter in self.main_port.waiters:
                 waiter.wake()
+
+    def _tell(self, asked, answer):
+        # type: (Dict[str, str], Dict[str, str]) -> None
+        self.peer._queue(f.TELL, 0, f.pack_pairs(dict(answer, number=asked["number"])))
+
+    def _steer(self, asked):
+        # type: (Dict[str, str]) -> None
+        """In a thread of the pool: answer what takes more code than the bundle has room for."""
+        from .steer import steering
+
+        self._tell(asked, steering(self).answer(asked))
+        self.peer.flush()
 
     def _status(self):
         # type: () -> Dict[str, str]
@@ -189,8 +214,6 @@ class Server(object):
             return
         time.sleep(LAST_WORDS_SECONDS / 2)
         if self.main_busy:
-            import signal
-
             os.kill(os.getpid(), signal.SIGINT)
         if self.orphaned:  # else whoever sent BYE waits for us, and has a kill ladder
             time.sleep(LAST_WORDS_SECONDS / 2)
@@ -200,8 +223,6 @@ class Server(object):
         # type: () -> None
         """Take everything that this worker has started along.  Only if the near side made us a group of our own."""
         if self.options.get("group") and hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-            import signal
-
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
@@ -266,6 +287,8 @@ class Server(object):
         # type: () -> None
         """Run tasks in this, the main thread, until the near side ends the gateway."""
         start_new_thread(self.keeper.run, ())
+        if self.owns_process:
+            signal.signal(signal.SIGINT, self.handler)
         self.say_hello()
         while not self.keeper.stopped:
             try:
