@@ -36,7 +36,8 @@ def _start_thread(function):
     # type: (Callable[[], None]) -> None
     """A daemon thread that the threading module knows, for it runs user code."""
     # No import statement: under Python 2 it waits for any import, and one may be waiting for us to read (fetch_module).
-    thread = sys.modules["threading"].Thread(target=function)
+    # Told that it is a daemon, Thread does not look at the thread that makes it, which threading would then list, too.
+    thread = sys.modules["threading"].Thread(target=function, **({} if PY2 else {"daemon": True}))
     thread.daemon = True
     thread.start()
 

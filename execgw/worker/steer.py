@@ -137,29 +137,55 @@ class Steering(object):
         is_main = thread == self.server.main and self.server.owns_process
         raise_there = self._signal_main if is_main else self._raise_in
         end = clock() + PATIENCE
+        trap = clock() + PATIENCE / 4
+        acted = False
         try:
             while clock() < end:
                 if self.running.get(number) != thread:
-                    return ENDED
+                    return INTERRUPTED if acted else ENDED
+                if trap and clock() > trap:
+                    trap = 0
+                    self._set_trap(thread, error)
+                if not trap and thread not in self.turn.thrown:
+                    return INTERRUPTED
                 if waits(sys._current_frames().get(thread)):
                     outcome = self._throw(thread, error)
                 else:
                     outcome = raise_there(thread, number, error)
                 if outcome:
                     return outcome
+                acted = acted or not trap or is_main
                 time.sleep(STEP)
             return PENDING
         finally:
             self.turn.thrown.pop(thread, None)
+            self.server.peer.__dict__.pop("send", None)
+            self.server.peer.__dict__.pop("close", None)
+
+    def _set_trap(self, thread, error):
+        # type: (int, BaseException) -> None
+        """For code that is never seen outside of ours, for it uses channels without pause: raise it as it uses one."""
+        peer = self.server.peer
+        self.turn.thrown[thread] = error
+
+        def trapped(method):
+            # type: (Any) -> Any
+            def method_or_error(*args):
+                # type: (Any) -> Any
+                self.turn._throw()
+                return method(*args)
+
+            return method_or_error
+
+        peer.send, peer.close = trapped(peer.send), trapped(peer.close)
 
     def _throw(self, thread, error):
         # type: (int, BaseException) -> Optional[str]
         """A thread that waits finds it when it wakes."""
         thrown = self.turn.thrown
-        if thread not in thrown:
-            with self.server.peer.lock:
-                thrown[thread] = error
-                self.turn.all_changed()
+        with self.server.peer.lock:
+            thrown[thread] = error
+            self.turn.all_changed()
         for _ in range(20):
             if thread not in thrown:
                 return INTERRUPTED
