@@ -37,6 +37,7 @@ TASKS = _here + "/tasks/"
 CALL_USER_CODE = [_execute.__code__] + [
     part.__dict__[name].__code__ for part, name in ((Task, "_run"), (Callback, "run"), (Callback, "_end"))
 ]
+BUSY_WITH_US = [Task.__dict__["_error"].__code__]  # it waits, for a module say, while it tells how the code ended
 WAITS = [Turn.__dict__[name].__code__ for name in ("_wait_outside", "_park")]
 
 
@@ -68,14 +69,14 @@ def in_user_code(frame):
 
 def waits(frame):
     # type: (Any) -> bool
-    """Whether a thread waits for its turn to read, or to be woken."""
-    for _ in range(5):
-        if frame is None:
-            return False
-        if frame.f_code in WAITS:
-            return True
+    """Whether a thread waits, in user code, for its turn to read or to be woken."""
+    codes = []
+    while frame is not None:
+        codes.append(frame.f_code)
         frame = frame.f_back
-    return False
+    return any([code in WAITS for code in codes[:5]]) and not any(
+        [code in BUSY_WITH_US or code.co_name == "fetch_module" for code in codes]
+    )
 
 
 def steering(server):
@@ -101,6 +102,8 @@ class Steering(object):
         self.one_at_a_time = allocate_lock()
         self.target = None  # type: Optional[Tuple[int, BaseException]]  # what SIGINT means to the main thread
         self.put_off = False  # it came in the middle of our own code
+        self.sent = False  # a signal of ours is on its way
+        self.trapped = False  # see _set_trap
         server.on_sigint = self.on_sigint
 
     def answer(self, asked):
@@ -134,27 +137,27 @@ class Steering(object):
         thread = self.running.get(number)
         if thread is None:
             return ENDED
+        self.target, self.trapped = None, False
         is_main = thread == self.server.main and self.server.owns_process
-        raise_there = self._signal_main if is_main else self._raise_in
-        end = clock() + PATIENCE
-        trap = clock() + PATIENCE / 4
-        acted = False
+        signalled = False
+        begun = clock()
         try:
-            while clock() < end:
+            while clock() < begun + PATIENCE:
                 if self.running.get(number) != thread:
-                    return INTERRUPTED if acted else ENDED
-                if trap and clock() > trap:
-                    trap = 0
-                    self._set_trap(thread, error)
-                if not trap and thread not in self.turn.thrown:
+                    return INTERRUPTED if signalled or self.trapped else ENDED
+                if (signalled and self.target is None) or (self.trapped and thread not in self.turn.thrown):
                     return INTERRUPTED
+                if not self.trapped and clock() > begun + PATIENCE / 4:
+                    self._set_trap(thread, error)
                 if waits(sys._current_frames().get(thread)):
                     outcome = self._throw(thread, error)
+                elif is_main:
+                    signalled = True
+                    outcome = self._signal_main(thread, number, error)
                 else:
-                    outcome = raise_there(thread, number, error)
+                    outcome = self._raise_in(thread, number, error)
                 if outcome:
                     return outcome
-                acted = acted or not trap or is_main
                 time.sleep(STEP)
             return PENDING
         finally:
@@ -167,6 +170,7 @@ class Steering(object):
         """For code that is never seen outside of ours, for it uses channels without pause: raise it as it uses one."""
         peer = self.server.peer
         self.turn.thrown[thread] = error
+        self.trapped = True
 
         def trapped(method):
             # type: (Any) -> Any
@@ -188,15 +192,19 @@ class Steering(object):
             self.turn.all_changed()
         for _ in range(20):
             if thread not in thrown:
-                return INTERRUPTED
+                break
             time.sleep(STEP)
-        thrown.pop(thread, None)
-        return None
+        if self.trapped and thread in thrown:
+            return None
+        if thrown.pop(thread, None) is not None:
+            return None
+        self.target = None
+        return INTERRUPTED
 
     def _signal_main(self, thread, number, error):
         # type: (int, int, BaseException) -> Optional[str]
         if self.target is None or self.put_off or self.target[1] is not error:
-            self.target, self.put_off = (number, error), False
+            self.target, self.put_off, self.sent = (number, error), False, True
             if hasattr(signal, "pthread_kill"):
                 signal.pthread_kill(thread, signal.SIGINT)  # this very thread, so that what it sleeps in ends
             else:
@@ -215,9 +223,11 @@ class Steering(object):
     def on_sigint(self, frame):
         # type: (Any) -> None
         """In the main thread, anywhere."""
-        target = self.target
-        if target is None:  # from somebody else
-            raise KeyboardInterrupt
+        target, sent, self.sent = self.target, self.sent, False
+        if target is None:
+            if sent:  # what it was for has come another way
+                return
+            raise KeyboardInterrupt  # from somebody else
         number, error = target
         if self.running.get(number) != self.server.main:
             self.target = None
