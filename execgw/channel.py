@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from .errors import GatewayClosed
@@ -9,10 +10,12 @@ from .peer import channel
 from .peer.compat import clock
 
 if TYPE_CHECKING:
+    from ._output import Lines
     from ._session import Session
 
 ASK_SECONDS = 10.0  # for the worker itself to say what came of an interrupt
 AGAIN_SECONDS = 0.2  # between asynchronous exceptions, for code that catches one
+OUTPUT_SECONDS = 10.0  # for what the code has printed to be handed on
 TERM_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 
@@ -24,6 +27,9 @@ class Channel(channel.Channel):
     """
 
     _peer: Session
+    _output_done: threading.Event | None = None
+    stdout: Lines | None = None
+    stderr: Lines | None = None
 
     def receive(self, timeout: float | None = None) -> Any:
         try:
@@ -40,6 +46,9 @@ class Channel(channel.Channel):
         except KeyboardInterrupt:
             self._peer.tell("interrupt", channels=str(self.id))
             raise
+        finally:
+            if self._output_done is not None and self._port.ended:
+                self._output_done.wait(OUTPUT_SECONDS)
 
     waitclose.__doc__ = channel.Channel.waitclose.__doc__
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from . import _source
+from ._output import Lines, Outputs
 from ._status import Status, status_of
 from .channel import ASK_SECONDS, Channel
 from .errors import ChannelClosed, ClosedHere, ConnectionLost, RemoteTimeout
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .spec import XSpec
     from .wire.mux import Port
 
+OPTIONS = ("timeout", "stdout", "stderr")  # of remote_exec, unless the function has an argument of that name
 GRACE_SECONDS = 1.0  # for code that is over its time to end after each of the two exceptions
 
 P = ParamSpec("P")
@@ -65,6 +67,9 @@ class Gateway(BaseGateway):
         self._callbacks = session.loop.callbacks
         self.execmodel = ExecModel(execmodel)
         self._info: RInfo | None = None
+        self._outputs = Outputs(self)
+        self.stdout: Lines | None = None
+        self.stderr: Lines | None = None
         codec = session.codec
         codec.channel_type = Channel
         codec.number_of = number_of(session)
@@ -79,12 +84,18 @@ class Gateway(BaseGateway):
 
         *source* is source text, a module, or a function whose first argument is `channel`; *kwargs* are further
         arguments of the function.  The channel ends with the code; what the code raises is raised by receive() and
-        waitclose() as RemoteError.  *timeout*=SECONDS, if the function has no argument of that name, ends code that
-        runs longer: RemoteTimeout, a RemoteError that says where it was.
+        waitclose() as RemoteError.  Unless the function has arguments of these names:
+        *timeout*  seconds after which the code is ended with RemoteTimeout, a RemoteError that says where it was
+        *stdout*, *stderr*  where what it prints goes: "inherit", "null", a function that gets each line, a file, or
+        "channel": channel.stdout and channel.stderr then give the lines.  All of it has arrived when waitclose()
+        returns.  What is printed while several tasks run at a time goes where the gateway's own output goes.
         Raises ValueError for a function that uses what is not sent with it, OSError if the gateway has ended.
         """
-        seconds = None if _source.takes(source, "timeout") else kwargs.pop("timeout", None)
-        channel = self._run(_source.exec_task(source, kwargs))
+        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and not _source.takes(source, name)}
+        task = _source.exec_task(source, kwargs)
+        targets = {stream: options[name] for stream, name in ((1, "stdout"), (2, "stderr")) if name in options}
+        channel = self._run(task, targets)
+        seconds = options.get("timeout")
         if seconds is not None:
             self._session.loop.later(seconds, _Limit(self._session, channel._port, seconds).over)
         return channel
@@ -118,10 +129,13 @@ class Gateway(BaseGateway):
         channel.setcallback(arrived, endmarker=_ended, pass_error=True)
         return future
 
-    def _run(self, task: _source.Task | str) -> Channel:
+    def _run(self, task: _source.Task | str, targets: dict[int, Any] | None = None) -> Channel:
         session = self._session
         form, data = session.codec.encode(task)
         channel: Channel = self.newchannel()
+        if targets:
+            lines, channel._output_done = self._outputs.set_task(channel.id, targets)
+            channel.stdout, channel.stderr = lines.get(1), lines.get(2)
         session.send_task(channel._port, form, data)
         return channel
 
@@ -131,6 +145,10 @@ class Gateway(BaseGateway):
             raise again(self._session.lost)
         channel: Channel = super().newchannel()
         return channel
+
+    def _set_output(self, targets: dict[int, Any]) -> None:
+        lines = self._outputs.set(targets)
+        self.stdout, self.stderr = lines.get(1), lines.get(2)
 
     # -- steering
 

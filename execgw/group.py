@@ -40,14 +40,25 @@ class Group:
 
     # -- making
 
-    def makegateway(self, spec: XSpec | str | None = None) -> Gateway:
+    def makegateway(self, spec: XSpec | str | None = None, *, stdout: Any = None, stderr: Any = None) -> Gateway:
         """Start a worker as *spec* says, and return the gateway to it.
 
         The default is `defaultspec`, 'popen': a process on this host with this interpreter.
         Raises SpecError (a ValueError) for what is no spec and StartError, with the child's last stderr lines, if no
         worker comes to be within its start_timeout= (30 s).
+        *stdout* and *stderr* say where what runs there prints to: "inherit", "null", a function that gets each line,
+        a file, or "channel" (gateway.stdout and gateway.stderr then give the lines).  Without them stdout is thrown
+        away and stderr inherited.
         """
-        return self.makegateways([spec])[0]
+        gateway = self.makegateways([spec])[0]
+        targets = {stream: target for stream, target in ((1, stdout), (2, stderr)) if target is not None}
+        if targets:
+            try:
+                gateway._set_output(targets)
+            except BaseException:
+                self._end([gateway], 0)
+                raise
+        return gateway
 
     def makegateways(self, specs: Iterable[XSpec | str | None]) -> list[Gateway]:
         """Start many workers at the same time and return their gateways, in the order of *specs*.

@@ -49,6 +49,7 @@ class WorkerGateway(BaseGateway):
         # type: (str, str) -> None
         BaseGateway.__init__(self, id)
         self.backend = execmodel
+        self.output = None  # type: Any  # see output.py
         self.running = {}  # type: Dict[int, int]  # channel number -> thread of the task that owns it
         self._made = {}  # type: Dict[str, Any]
 
@@ -164,9 +165,9 @@ class Server(object):
     def _steer(self, asked):
         # type: (Dict[str, str]) -> None
         """In a thread of the pool: answer what takes more code than the bundle has room for."""
-        from .steer import steering
+        from .steer import answer
 
-        self._tell(asked, steering(self).answer(asked))
+        self._tell(asked, answer(self, asked))
         self.peer.flush()
 
     def _status(self):

@@ -79,13 +79,16 @@ def waits(frame):
     )
 
 
-def steering(server):
-    # type: (Any) -> Steering
-    """The one of this worker."""
-    with _making:
-        if server.steer is None:
-            server.steer = Steering(server)
-        return server.steer  # type: ignore[no-any-return]
+def answer(server, asked):
+    # type: (Any, Dict[str, str]) -> Dict[str, str]
+    """The answer to a question of the near side; called in a thread of the pool."""
+    try:
+        with _making:
+            if server.steer is None:
+                server.steer = Steering(server)
+        return server.steer.answer(asked)  # type: ignore[no-any-return]
+    except Exception as e:
+        return {"problem": "%s: %s" % (type(e).__name__, e)}
 
 
 _making = allocate_lock()
@@ -108,7 +111,6 @@ class Steering(object):
 
     def answer(self, asked):
         # type: (Dict[str, str]) -> Dict[str, str]
-        """The answer to a question of the near side."""
         verb = asked["verb"]
         if verb in ERRORS:
             return self.interrupt_all(asked)
@@ -116,6 +118,10 @@ class Steering(object):
             return self.report()
         if verb == "stacks":
             return self.stacks()
+        if verb == "capture":
+            from .output import capture
+
+            return capture(self.server, asked)
         return {"problem": "this worker knows no %r" % (verb,)}
 
     # -- interrupting
