@@ -31,6 +31,7 @@ ON_DEMAND = {
     "execgw.peer.callbacks",
     "execgw.peer.execmodel",
     "execgw.worker.late_threading",
+    "execgw.worker.logs",
     "execgw.worker.output",
     "execgw.worker.steer",
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
-from . import _source
+from . import _logs, _source
 from ._output import Lines, Outputs
 from ._status import Status, status_of
 from .channel import ASK_SECONDS, Channel
@@ -67,6 +68,7 @@ class Gateway(BaseGateway):
         self._callbacks = session.loop.callbacks
         self.execmodel = ExecModel(execmodel)
         self._info: RInfo | None = None
+        self._log: Channel | None = None
         self._outputs = Outputs(self)
         self.stdout: Lines | None = None
         self.stderr: Lines | None = None
@@ -149,6 +151,18 @@ class Gateway(BaseGateway):
     def _set_output(self, targets: dict[int, Any]) -> None:
         lines = self._outputs.set(targets)
         self.stdout, self.stderr = lines.get(1), lines.get(2)
+
+    def forward_logging(self, level: int | str = "INFO") -> None:
+        """Let the worker's log records of *level* and above arrive in this side's logging, under execgw.remote.ID.
+
+        They keep their level, file, line, time, thread and traceback.  What is below the level is not even sent.
+        Asked again, it changes the level.
+        """
+        number = _logs.level_number(level)
+        if self._log is None:
+            self._log = self.newchannel()
+            self._log.setcallback(functools.partial(_logs.handle, self.id))
+        self._session.ask("log", ASK_SECONDS, channels=str(self._log.id), level=str(number))
 
     # -- steering
 

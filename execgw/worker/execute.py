@@ -88,8 +88,8 @@ class Task(object):
                 error = self._error(peer.codec)
         except BaseException:
             error = self._error(peer.codec)
-        if self.gateway.output:
-            self.gateway.output.end(channel.id)
+        for end in self.gateway.at_end:
+            end(channel.id)
         del running[channel.id]
         channel._executing = False
         try:

@@ -33,6 +33,7 @@ def capture(server, asked):
     if server.gateway.output is None:
         channel = server.gateway._channel_for(int(asked["channels"]))
         server.gateway.output = Output(server.gateway, channel)
+        server.gateway.at_end.append(server.gateway.output.end)
     for number in asked["streams"].split():
         server.gateway.output.redirect(int(number))
     return {}

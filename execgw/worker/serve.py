@@ -25,7 +25,7 @@ from .keeper import Keeper
 from .link import FdLink, take_over
 
 if False:  # for mypy only: Python 2.7 has no typing module
-    from typing import Any, Callable, Deque, Dict  # noqa: F401
+    from typing import Any, Callable, Deque, Dict, List  # noqa: F401
 
 SWITCH_SECONDS = 0.0005  # how long a computing thread may hold up the standby thread
 LAST_WORDS_SECONDS = 1.0  # for user code to end after its near side has gone
@@ -49,7 +49,8 @@ class WorkerGateway(BaseGateway):
         # type: (str, str) -> None
         BaseGateway.__init__(self, id)
         self.backend = execmodel
-        self.output = None  # type: Any  # see output.py
+        self.at_end = []  # type: List[Callable[[int], None]]  # what is to be sent before a task's channel ends
+        self.output = self.log = None  # type: Any  # see output.py, logs.py
         self.running = {}  # type: Dict[int, int]  # channel number -> thread of the task that owns it
         self._made = {}  # type: Dict[str, Any]
 

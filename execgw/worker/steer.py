@@ -122,6 +122,10 @@ class Steering(object):
             from .output import capture
 
             return capture(self.server, asked)
+        if verb == "log":
+            from .logs import forward
+
+            return forward(self.server, asked)
         return {"problem": "this worker knows no %r" % (verb,)}
 
     # -- interrupting
