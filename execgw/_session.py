@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import _bundle
+from . import _bundle, _trace
 from ._loop import Loop
 from .errors import (
     ClosedHere,
@@ -71,6 +71,7 @@ class Session(Peer):
         self._noise = b""
         self._numbers = itertools.count(1)
         self._answers: dict[str, dict[str, str] | None] = {}
+        _trace.attach_if_asked(self)
         transport.attach(self)
 
     # -- starting
