@@ -30,8 +30,6 @@ _head = struct.Struct("!dBHI")
 KINDS = dict(
     enumerate("HELLO EXEC DATA CREDIT END CLOSE ASK TELL BYE ACK".split(), 1)  # noqa: SIM905  # in wire/frames.py
 )
-    getattr(f, name): name for name in ["HELLO", "EXEC", "DATA", "CREDIT", "END", "CLOSE", "ASK", "TELL", "BYE", "ACK"]
-}
 TO_WORKER, FROM_WORKER, BOOTSTRAP = 0, 1, 2
 
 
