@@ -144,7 +144,11 @@ def for_other(write_fd: int) -> tuple[str, bytes]:
 def for_same() -> tuple[str, bytes]:
     """The same for the interpreter that runs here: compiled code, loaded and not compiled."""
     code = {}
+    rare = {name for name in ON_DEMAND if name.startswith("execgw.worker.")} - {"execgw.worker.late_threading"}
     for name in [*modules(), "execgw.worker.boot"]:
+        if name in rare:
+            code[_far(name)] = b""
+            continue
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None
         code[_far(name)] = marshal.dumps(spec.loader.get_code(name))  # type: ignore[attr-defined]
