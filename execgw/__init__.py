@@ -37,6 +37,7 @@ from .errors import (
     StartError,
     TimeoutError,
 )
+from .executor import Executor
 from .gateway import Gateway
 from .group import Group
 from .multi import MultiChannel
@@ -57,6 +58,7 @@ __all__ = [
     "DataFormatError",
     "DumpError",
     "ExecgwError",
+    "Executor",
     "Gateway",
     "GatewayClosed",
     "Group",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import as_completed
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._dispatch import Dispatcher, batched
 from ._hub import Hub
 from .gateway import Gateway
 from .multi import MultiChannel
@@ -16,6 +18,8 @@ from .spec import XSpec
 
 if TYPE_CHECKING:
     from ._session import Session
+
+T = TypeVar("T")
 
 
 class Group:
@@ -128,6 +132,35 @@ class Group:
     def remote_exec(self, source: object, **kwargs: Any) -> MultiChannel:
         """Run the same code on every gateway; see Gateway.remote_exec."""
         return MultiChannel([gateway.remote_exec(source, **kwargs) for gateway in self])
+
+    def map(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        *,
+        ordered: bool = True,
+        progress: Callable[[int, int], object] | None = None,
+        retries: int = 0,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """The values of func(item) for each item, computed by the gateways; whoever is free takes the next one.
+
+        Values come in the order of the items, or, not *ordered*, as they are ready.  *progress*(done, total) is called
+        after each.  Items of a gateway that dies run again elsewhere, up to *retries* times each; then ConnectionLost.
+        """
+        calls = Dispatcher(self._gateways, retries)
+        chunks = [list(chunk) for chunk in batched(iterable, chunksize)]
+        total, done = sum(map(len, chunks)), 0
+        pending = [calls.submit_many(func, [(item,) for item in chunk]) for chunk in chunks]
+        try:
+            for future in pending if ordered else as_completed(pending):
+                for value in future.result():
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+                    yield value
+        finally:
+            calls.shutdown(wait=False, cancel_futures=True)
 
     # -- ending
 
