@@ -15,6 +15,7 @@ from . import errors
 from ._version import __version__
 from .channel import Channel
 from .errors import (
+    AuthenticationFailed,
     ChannelClosed,
     ClosedHere,
     ConnectionLost,
@@ -23,17 +24,20 @@ from .errors import (
     ExecgwError,
     GatewayClosed,
     HandshakeError,
+    HostKeyRefused,
+    HostNotFound,
+    HostNotReached,
     LoadError,
     ProtocolError,
     PythonNotFound,
     RemoteError,
+    RemoteTimeout,
     SendBlocked,
     SpecError,
     StartError,
     TimeoutError,
 )
-from .errors import HostNotFound as HostNotFound
-from .errors import HostNotReached as HostNotReached
+from .executor import Executor
 from .gateway import Gateway
 from .group import Group
 from .multi import MultiChannel
@@ -47,6 +51,7 @@ makegateways = default_group.makegateways
 set_execmodel = default_group.set_execmodel
 
 __all__ = [
+    "AuthenticationFailed",
     "Channel",
     "ChannelClosed",
     "ClosedHere",
@@ -54,10 +59,12 @@ __all__ = [
     "DataFormatError",
     "DumpError",
     "ExecgwError",
+    "Executor",
     "Gateway",
     "GatewayClosed",
     "Group",
     "HandshakeError",
+    "HostKeyRefused",
     "HostNotFound",
     "HostNotReached",
     "LoadError",
@@ -66,6 +73,7 @@ __all__ = [
     "PythonNotFound",
     "RSync",
     "RemoteError",
+    "RemoteTimeout",
     "SendBlocked",
     "SpecError",
     "StartError",

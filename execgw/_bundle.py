@@ -37,8 +37,12 @@ ON_DEMAND = {
     "execgw.peer.files",
     "execgw.peer.callbacks",
     "execgw.peer.execmodel",
+    "execgw.peer.remote",
     "execgw.worker.late_threading",
     "execgw.peer.alive",
+    "execgw.worker.logs",
+    "execgw.worker.output",
+    "execgw.worker.steer",
 }
 
 # What is alike next to each other, as far back as zlib looks (32 KiB): measured, it saves 170 bytes; so do smaller
@@ -46,20 +50,20 @@ ON_DEMAND = {
 ORDER = (
     "wire.errors",
     "wire.compat",
-    "peer.faults",
     "peer.compat",
-    "wire.codec",
-    "wire.frames",
     "wire.mux",
+    "wire.frames",
+    "peer.faults",
+    "wire.codec",
     "worker.serve",
-    "wire.trees",
     "worker.execute",
+    "wire.trees",
     "peer.gateway",
     "peer.peer",
+    "peer.channel",
     "peer.pool",
     "peer.turn",
     "worker.keeper",
-    "peer.channel",
     "worker.link",
 )
 MEMORY_LEVEL = 6
@@ -216,7 +220,10 @@ def for_other(write_fd: int, flavour: str = "") -> tuple[str, bytes]:
 def for_same() -> tuple[str, bytes]:
     """The same for the interpreter that runs here: compiled code, loaded and not compiled."""
     code = {}
+    rare = {name for name in ON_DEMAND if name.startswith("execgw.worker.")} - {"execgw.worker.late_threading"}
     for name in [*modules(), "execgw.worker.boot"]:
+        if name in rare:
+            continue
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None
         code[_far(name)] = marshal.dumps(spec.loader.get_code(name))  # type: ignore[attr-defined]

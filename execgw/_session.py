@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import _bundle
+from . import _bundle, _trace
 from ._loop import Loop
 from .errors import (
     ClosedHere,
@@ -86,6 +86,7 @@ class Session(Peer):
         self._noise = b""
         self._numbers = itertools.count(1)
         self._answers: dict[str, dict[str, str] | None] = {}
+        _trace.attach_if_asked(self)
         transport.attach(self)
 
     # -- starting
@@ -237,14 +238,14 @@ class Session(Peer):
         for waiter in self.port.waiters:
             waiter.wake()
 
-    def ask(self, verb: str, timeout: float | None = None) -> dict[str, str]:
+    def ask(self, verb: str, timeout: float | None = None, **details: str) -> dict[str, str]:
         """Ask the worker itself something; it answers though its code computes."""
         number = str(next(self._numbers))
         self._answers[number] = None
         try:
             if self.lost is not None:
                 raise again(self._reason())
-            self.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": verb}))
+            self.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": verb, **details}))
             if not self.wait_until(lambda port: self._answers[number] or self.lost, self.port, timeout):
                 raise TimeoutError(f"gateway {self.id!r}: no answer to {verb!r} within {timeout} s")
             answer = self._answers[number]
@@ -252,7 +253,22 @@ class Session(Peer):
             del self._answers[number]
         if answer is None:
             raise again(self._reason())
+        if "problem" in answer:
+            raise ExecgwError(f"gateway {self.id!r}: {verb}: {answer['problem']}")
         return answer
+
+    def tell(self, verb: str, **details: str) -> None:
+        """The same, when nobody waits for the answer."""
+        if self.lost is None:
+            self.control(f.ASK, 0, f.pack_pairs({"number": "", "verb": verb, **details}))
+
+    def end_channel(self, port: Port, error: Exception) -> None:
+        """Close a channel from here; who waits on it gets *error*."""
+        with self.lock:
+            if port.closed:
+                return
+            port.error = error
+        self.close(port)
 
     def _reason(self) -> Exception:
         reason: Exception = self.lost

@@ -45,6 +45,11 @@ def exec_task(source: object, kwargs: dict[str, Any]) -> Task | str:
     )
 
 
+def takes(source: object, name: str) -> bool:
+    """Whether *source* is a function with an argument of that name."""
+    return isinstance(source, types.FunctionType) and name in inspect.signature(source).parameters
+
+
 def call_task(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
     """The task of gw.call(func, *args, **kwargs): by name if the far side can import it, else by its source."""
     if _importable_there(func):

@@ -14,6 +14,7 @@ ExecgwError
     ConnectionLost                  the world did: .exit_code .signal .stderr
   ChannelClosed(EOFError)           nothing more will come
   RemoteError                       code ran there and raised: .type .message .traceback .formatted
+    RemoteTimeout                   it ran longer than remote_exec(timeout=) allowed; also a TimeoutError
   TimeoutError                      also the builtin TimeoutError, and so an OSError
   SendBlocked(OSError)              both sides wait in send() on one channel, and nobody receives
   DataFormatError(ValueError)       DumpError, LoadError
@@ -83,6 +84,12 @@ class HandshakeError(StartError):
     """Something answered, but it is no worker of ours: a banner, a terminal, another version."""
 
 
+class RemoteTimeout(RemoteError, TimeoutError):
+    """Code on the other side ran longer than it was allowed to, and was ended; the traceback says where it was."""
+
+
+RemoteError.kinds["execgw.RemoteTimeout"] = RemoteTimeout
+
 __all__ = [
     "AuthenticationFailed",
     "ChannelClosed",
@@ -102,6 +109,7 @@ __all__ = [
     "PythonNotFound",
     "RemoteError",
     "RemoteProtocolError",
+    "RemoteTimeout",
     "SendBlocked",
     "SpecError",
     "StartError",

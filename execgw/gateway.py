@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
-from . import _source
-from .channel import Channel
-from .errors import ChannelClosed, ClosedHere, ConnectionLost, LoadError, RemoteProtocolError
+from . import _logs, _source
+from ._output import Lines, Outputs
+from ._status import Status, status_of
+from .channel import ASK_SECONDS, Channel
+from .errors import ChannelClosed, ClosedHere, ConnectionLost, LoadError, RemoteProtocolError, RemoteTimeout
 from .peer.channel import number_of
+from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .peer.faults import again
 from .peer.gateway import BaseGateway
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
     from ._session import Session
     from .group import Group
     from .spec import XSpec
+    from .wire.mux import Port
+
+OPTIONS = ("timeout", "stdout", "stderr")  # of remote_exec, unless the function has an argument of that name
+GRACE_SECONDS = 1.0  # for code that is over its time to end after each of the two exceptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +57,7 @@ class Gateway(BaseGateway):
     `with gateway:` ends the worker at the end, and waits for that.
     """
 
+    _channel_class = Channel
     spec: XSpec
     remoteaddress: str | None
 
@@ -60,6 +69,10 @@ class Gateway(BaseGateway):
         self._callbacks = session.loop.callbacks
         self.execmodel = ExecModel(execmodel)
         self._info: RInfo | None = None
+        self._log: Channel | None = None
+        self._outputs = Outputs(self)
+        self.stdout: Lines | None = None
+        self.stderr: Lines | None = None
         codec = session.codec
         codec.channel_type = Channel
         codec.number_of = number_of(session)
@@ -74,11 +87,21 @@ class Gateway(BaseGateway):
 
         *source* is source text, a module, or a function whose first argument is `channel`; *kwargs* are further
         arguments of the function.  The channel ends with the code; what the code raises is raised by receive() and
-        waitclose() as RemoteError.  Raises ValueError for a function that uses what is not sent with it, OSError if
-        the gateway has ended.
+        waitclose() as RemoteError.  Unless the function has arguments of these names:
+        *timeout*  seconds after which the code is ended with RemoteTimeout, a RemoteError that says where it was
+        *stdout*, *stderr*  where what it prints goes: "inherit", "null", a function that gets each line, a file, or
+        "channel": channel.stdout and channel.stderr then give the lines.  All of it has arrived when waitclose()
+        returns.  What is printed while several tasks run at a time goes where the gateway's own output goes.
+        Raises ValueError for a function that uses what is not sent with it, OSError if the gateway has ended.
         """
+        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and not _source.takes(source, name)}
         task = _source.exec_task(source, kwargs)
-        return self._run(task)
+        targets = {stream: options[name] for stream, name in ((1, "stdout"), (2, "stderr")) if name in options}
+        channel = self._run(task, targets)
+        seconds = options.get("timeout")
+        if seconds is not None:
+            self._session.loop.later(seconds, _Limit(self._session, channel._port, seconds).over)
+        return channel
 
     def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call func(*args, **kwargs) in the worker and return its value.
@@ -109,10 +132,13 @@ class Gateway(BaseGateway):
         channel.setcallback(arrived, endmarker=_ended, pass_error=True)
         return future
 
-    def _run(self, task: _source.Task | str) -> Channel:
+    def _run(self, task: _source.Task | str, targets: dict[int, Any] | None = None) -> Channel:
         session = self._session
         form, data = session.codec.encode(task)
         channel: Channel = self.newchannel()
+        if targets:
+            lines, channel._output_done = self._outputs.set_task(channel.id, targets)
+            channel.stdout, channel.stderr = lines.get(1), lines.get(2)
         session.send_task(channel._port, form, data)
         return channel
 
@@ -129,6 +155,43 @@ class Gateway(BaseGateway):
             raise again(self._session.lost)
         channel: Channel = super().newchannel()
         return channel
+
+    def _set_output(self, targets: dict[int, Any]) -> None:
+        lines = self._outputs.set(targets)
+        self.stdout, self.stderr = lines.get(1), lines.get(2)
+
+    def forward_logging(self, level: int | str = "INFO") -> None:
+        """Let the worker's log records of *level* and above arrive in this side's logging, under execgw.remote.ID.
+
+        They keep their level, file, line, time, thread and traceback.  What is below the level is not even sent.
+        Asked again, it changes the level.
+        """
+        number = _logs.level_number(level)
+        if self._log is None:
+            self._log = self.newchannel()
+            self._log.setcallback(functools.partial(_logs.handle, self.id))
+        self._session.ask("log", ASK_SECONDS, channels=str(self._log.id), level=str(number))
+
+    # -- steering
+
+    def interrupt(self, timeout: float | None = ASK_SECONDS) -> dict[int, str]:
+        """Raise KeyboardInterrupt in all code that runs in the worker; {channel id: outcome}, see Channel.interrupt."""
+        return {
+            int(number): told for number, told in self._session.ask("interrupt", timeout).items() if number.isdigit()
+        }
+
+    def stacks(self, timeout: float | None = ASK_SECONDS) -> dict[str, str]:
+        """The stack of each thread of the worker, as text, by what it does: 'channel 3:MainThread:1234'.
+
+        Answered while the code computes, without its help.
+        """
+        return {name: text for name, text in self._session.ask("stacks", timeout).items() if name != "number"}
+
+    def status(self, timeout: float | None = ASK_SECONDS) -> Status:
+        """What the worker is doing, in detail; it answers while its code computes."""
+        begun = clock()
+        told = self._session.ask("report", timeout)
+        return status_of(told, clock() - begun)
 
     # -- asking
 
@@ -203,6 +266,35 @@ class Gateway(BaseGateway):
 
 def _is_small(number: Any) -> bool:
     return isinstance(number, int) and 0 <= number < 1 << 32
+
+
+class _Limit:
+    """Ends the code of one channel when its time is over."""
+
+    def __init__(self, session: Session, port: Port, seconds: float) -> None:
+        self.session, self.port, self.seconds = session, port, seconds
+        self.text = f"the code ran longer than {seconds:g} s"
+
+    def over(self) -> None:
+        """In the loop: interrupt it."""
+        if not self.port.ended:
+            self._steer("timeout")
+            self.session.loop.later(GRACE_SECONDS, self.insist)
+
+    def insist(self) -> None:
+        """It has caught that, or does not look."""
+        if not self.port.ended:
+            self._steer("exit")
+            self.session.loop.later(GRACE_SECONDS, self.give_up)
+
+    def give_up(self) -> None:
+        """Whoever waits is told; the code may run on."""
+        self.session.end_channel(
+            self.port, RemoteTimeout(f"{self.text}, and does not end; Channel.cancel(kill=True) would")
+        )
+
+    def _steer(self, verb: str) -> None:
+        self.session.tell(verb, channels=str(self.port.number), text=self.text)
 
 
 _ended = object()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import as_completed
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._dispatch import Dispatcher, batched
 from ._hub import Hub
 from .gateway import Gateway
 from .multi import MultiChannel
@@ -16,6 +18,8 @@ from .spec import XSpec
 
 if TYPE_CHECKING:
     from ._session import Session
+
+T = TypeVar("T")
 
 
 class Group:
@@ -40,14 +44,25 @@ class Group:
 
     # -- making
 
-    def makegateway(self, spec: XSpec | str | None = None) -> Gateway:
+    def makegateway(self, spec: XSpec | str | None = None, *, stdout: Any = None, stderr: Any = None) -> Gateway:
         """Start a worker as *spec* says, and return the gateway to it.
 
         The default is `defaultspec`, 'popen': a process on this host with this interpreter.
         Raises SpecError (a ValueError) for what is no spec and StartError, with the child's last stderr lines, if no
         worker comes to be within its start_timeout= (30 s).
+        *stdout* and *stderr* say where what runs there prints to: "inherit", "null", a function that gets each line,
+        a file, or "channel" (gateway.stdout and gateway.stderr then give the lines).  Without them stdout is thrown
+        away and stderr inherited.
         """
-        return self.makegateways([spec])[0]
+        gateway = self.makegateways([spec])[0]
+        targets = {stream: target for stream, target in ((1, stdout), (2, stderr)) if target is not None}
+        if targets:
+            try:
+                gateway._set_output(targets)
+            except BaseException:
+                self._end([gateway], 0)
+                raise
+        return gateway
 
     def makegateways(self, specs: Iterable[XSpec | str | None]) -> list[Gateway]:
         """Start many workers at the same time and return their gateways, in the order of *specs*.
@@ -117,6 +132,35 @@ class Group:
     def remote_exec(self, source: object, **kwargs: Any) -> MultiChannel:
         """Run the same code on every gateway; see Gateway.remote_exec."""
         return MultiChannel([gateway.remote_exec(source, **kwargs) for gateway in self])
+
+    def map(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        *,
+        ordered: bool = True,
+        progress: Callable[[int, int], object] | None = None,
+        retries: int = 0,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """The values of func(item) for each item, computed by the gateways; whoever is free takes the next one.
+
+        Values come in the order of the items, or, not *ordered*, as they are ready.  *progress*(done, total) is called
+        after each.  Items of a gateway that dies run again elsewhere, up to *retries* times each; then ConnectionLost.
+        """
+        calls = Dispatcher(self._gateways, retries)
+        chunks = [list(chunk) for chunk in batched(iterable, chunksize)]
+        total, done = sum(map(len, chunks)), 0
+        pending = [calls.submit_many(func, [(item,) for item in chunk]) for chunk in chunks]
+        try:
+            for future in pending if ordered else as_completed(pending):
+                for value in future.result():
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+                    yield value
+        finally:
+            calls.shutdown(wait=False, cancel_futures=True)
 
     # -- ending
 

@@ -5,7 +5,7 @@ Never in the thread that reads the link, so a slow callback delays nobody else a
 
 import sys
 
-from .faults import unpack_error
+from .remote import unpack_error
 from .peer import ENDED, NO_ENDMARKER, NO_ITEM
 from .tracebacks import current
 

@@ -1,7 +1,7 @@
 """The channel that people hold, on both sides: send, receive, iterate, callbacks, files, closing."""
 
 from ..wire.errors import ChannelClosed, DumpError, LoadError, RemoteError, TimeoutError
-from .faults import again, as_text, pack_error, unpack_error
+from .faults import again, as_text, pack_error
 from .peer import NO_ENDMARKER, NO_ITEM
 
 if False:  # for mypy only: Python 2.7 has no typing module
@@ -59,6 +59,8 @@ class Channel(object):
         # type: () -> None
         why = self._port.error
         if isinstance(why, bytes):  # not taken away: receive() is to raise it
+            from .remote import unpack_error
+
             message = unpack_error(self._codec, why).message
             raise OSError("cannot send to %r: the other side ended it: %s" % (self, message))
         if self._peer.lost is not None:
@@ -95,6 +97,8 @@ class Channel(object):
         port = self._port
         error = port.error
         if isinstance(error, bytes):
+            from .remote import unpack_error
+
             port.error = None
             return unpack_error(self._codec, error)
         return again(error) if error is not None else None

@@ -1,7 +1,6 @@
-"""Exceptions across the wire: raised there, told in a CLOSE frame, RemoteError here."""
+"""Exceptions across the wire: raised there, told in a CLOSE frame; see remote.py for the other side."""
 
 from ..wire.compat import text_type
-from ..wire.errors import RemoteError
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any  # noqa: F401
@@ -28,22 +27,6 @@ def pack_error(codec, fault):
     if len(data) > 900 * 1024 and isinstance(fault, dict):
         return pack_error(codec, fault["formatted"])
     return bytes(bytearray([form])) + data  # type: ignore[no-any-return]
-
-
-def unpack_error(codec, payload):
-    # type: (Any, bytes) -> RemoteError
-    """The exception that a CLOSE's payload stands for."""
-    try:
-        fault = codec.decode(bytearray(payload[:1])[0], payload[1:])
-        if not codec.trusted:
-            from ..wire.careful import careful_fault
-
-            fault = careful_fault(fault)
-        if isinstance(fault, dict):
-            return RemoteError(fault["formatted"], fault)
-        return RemoteError(as_text(fault))
-    except Exception as e:  # nor are its details what they should be
-        return RemoteError("an error that cannot be read: %s" % (e,))
 
 
 def again(exc):

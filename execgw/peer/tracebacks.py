@@ -21,6 +21,7 @@ def describe(exc, codec, tb=None, skip="", depth=0):
     tb = tb if tb is not None else getattr(exc, "__traceback__", None)
     while skip and tb is not None and tb.tb_next is not None and tb.tb_frame.f_code.co_filename.startswith(skip):
         tb = tb.tb_next
+    _cut_signal_handler(tb)
     try:
         if hasattr(exc, "with_traceback"):
             lines = traceback.format_exception(kind, exc.with_traceback(tb), tb)
@@ -58,13 +59,31 @@ def describe(exc, codec, tb=None, skip="", depth=0):
     }
 
 
+def _cut_signal_handler(tb):
+    # type: (Any) -> None
+    """An interrupt is raised by a handler (worker/serve.py) on top of where the code was."""
+    while tb is not None and tb.tb_next is not None:
+        if tb.tb_next.tb_frame.f_code.co_name == "_on_sigint":
+            try:
+                tb.tb_next = None
+            except (AttributeError, TypeError):  # before 3.7 it cannot be changed
+                pass
+            return
+        tb = tb.tb_next
+
+
+def remember(sources):
+    # type: (Dict[str, str]) -> None
+    """So that tracebacks show the lines that ran; files of that name here may be others, or none."""
+    for filename, source in list(sources.items()):
+        linecache.cache[filename] = len(source), None, source.splitlines(True), filename
+
+
 def current(codec, skip="", sources=None):
     # type: (Any, str, Any) -> bytes
     """The payload for the exception that is being handled; *sources* is {file name: text} of code that was sent."""
     kind, exc, tb = sys.exc_info()
-    for filename, source in list((sources or {}).items()):
-        # So the traceback shows the lines that ran; files of that name here may be others, or none.
-        linecache.cache[filename] = len(source), None, source.splitlines(True), filename
+    remember(sources or {})
     try:
         return pack_error(codec, describe(exc, codec, tb, skip))  # type: ignore[arg-type]
     finally:

@@ -15,10 +15,10 @@ that receives again and again never hands the link back and forth; testing/peer/
 
 import time
 
-from .compat import PY2, allocate_lock, clock
+from .compat import PY2, allocate_lock, clock, get_ident
 
 if False:  # for mypy only: Python 2.7 has no typing module
-    from typing import Any, Callable, List, Optional  # noqa: F401
+    from typing import Any, Callable, Dict, List, Optional  # noqa: F401
 
 WATCHING, TICKING, RESTING = "watching", "ticking", "resting"
 
@@ -81,6 +81,7 @@ class Turn(object):
         self.leader = None  # type: Any  # the port that the leading thread waits on
         self.parked = []  # type: List[Any]
         self.touched = False
+        self.thrown = {}  # type: Dict[int, BaseException]  # by thread: to be raised where it waits; see worker/steer.py
         self.state = TICKING
 
     def start(self):
@@ -130,9 +131,19 @@ class Turn(object):
         try:
             self.lock.release()
             self.flush()
-            return self.link.wait(left)  # type: ignore[no-any-return]
+            ready = self.link.wait(left)
+            if self.thrown:
+                self._throw()
+            return ready  # type: ignore[no-any-return]
         finally:
             self.lock.acquire()
+
+    def _throw(self):
+        # type: () -> None
+        """Raise what another thread wants raised in this one; waiting is where that is safe."""
+        error = self.thrown.pop(get_ident(), None)
+        if error is not None:
+            raise error
 
     def _park(self, test, port, end):
         # type: (Callable[[Any], Any], Any, Optional[float]) -> bool
@@ -143,6 +154,8 @@ class Turn(object):
             self.lock.release()
             self.flush()
             me.park(None if end is None else end - self.now())
+            if self.thrown:
+                self._throw()
         finally:
             self.lock.acquire()
             port.waiters.remove(me)

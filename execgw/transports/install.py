@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LoadError, StartError
 from ..peer.compat import clock
-from ..peer.faults import unpack_error
+from ..peer.remote import unpack_error
 from .address import parse_address
 from .channel import task_source
 from .guard import Token, Trust

@@ -70,6 +70,8 @@ class RemoteError(ExecgwError):
     formatted   the whole traceback there as text; also `traceback`
     """
 
+    kinds = {}  # type: Dict[str, Any]  # subclasses for exceptions of certain types, by qualified name
+
     def __init__(self, formatted, details=None):
         # type: (str, Optional[Dict[str, Any]]) -> None
         details = details or {}

@@ -3,9 +3,10 @@
 import os
 import sys
 
-from ..peer.compat import PY2
+from ..peer.compat import PY2, get_ident
 from ..peer.faults import pack_error
 from ..wire import codec as values
+from ..wire import frames as f
 from ..wire.errors import ChannelClosed, GatewayClosed
 
 if False:  # for mypy only: Python 2.7 has no typing module
@@ -76,6 +77,8 @@ class Task(object):
         with peer.lock:
             channel = self.gateway._channel_of(self.port)
         channel._executing = True
+        running = self.gateway.running
+        running[channel.id] = get_ident()
         error = b""
         try:
             self._run(channel, peer.codec)
@@ -85,8 +88,15 @@ class Task(object):
                 error = self._error(peer.codec)
         except BaseException:
             error = self._error(peer.codec)
+        for end in self.gateway.at_end:
+            end(channel.id)
+        del running[channel.id]
         channel._executing = False
-        peer.close(self.port, error)
+        try:
+            peer.close(self.port, error)
+        except BaseException:  # an asynchronous interrupt that was too late for the user's code
+            peer.close(self.port, error)
+            peer.control(f.CLOSE, self.port.number, error)
 
     def refuse(self, why):
         # type: (str) -> None
@@ -127,4 +137,4 @@ class Task(object):
 
             return current(codec, OWN_FILES, _sources)
         except Exception as e:  # memory is out, or the code has broken the interpreter's modules: say what can be said
-            return bytes(bytearray([values.TEXT])) + ("%s while telling an error" % type(e).__name__).encode("ascii")
+            return bytes(bytearray([values.TEXT])) + ("%s in an error" % type(e).__name__).encode("ascii")

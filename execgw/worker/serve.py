@@ -23,8 +23,11 @@ from .execute import DEADLOCK_TEXT, Task
 from .keeper import Keeper
 from .link import open_link
 
+# The module above _signal would cost a start two milliseconds.
+signal = __import__("signal" if PY2 else "_signal")
+
 if False:  # for mypy only: Python 2.7 has no typing module
-    from typing import Any, Callable, Deque, Dict  # noqa: F401
+    from typing import Any, Callable, Deque, Dict, List  # noqa: F401
 
 SWITCH_SECONDS = 0.0005  # how long a computing thread may hold up the standby thread
 LAST_SECONDS = 0.5  # for user code to end after its near side has gone: until it is interrupted, and again
@@ -35,7 +38,8 @@ def _start_thread(function):
     # type: (Callable[[], None]) -> None
     """A daemon thread that the threading module knows, for it runs user code."""
     # No import statement: under Python 2 it waits for any import, and one may be waiting for us to read (fetch_module).
-    thread = sys.modules["threading"].Thread(target=function)
+    # Told that it is a daemon, Thread does not look at the thread that makes it, which threading would then list, too.
+    thread = sys.modules["threading"].Thread(target=function, **({} if PY2 else {"daemon": True}))
     thread.daemon = True
     thread.start()
 
@@ -47,6 +51,9 @@ class WorkerGateway(BaseGateway):
         # type: (str, str) -> None
         BaseGateway.__init__(self, id)
         self.backend = execmodel
+        self.at_end = []  # type: List[Callable[[int], None]]  # what is to be sent before a task's channel ends
+        self.output = self.log = None  # type: Any  # see output.py, logs.py
+        self.running = {}  # type: Dict[int, int]  # channel number -> thread of its task, 0 if that has not begun
         self._made = {}  # type: Dict[str, Any]
 
     @property
@@ -85,10 +92,16 @@ class Server(object):
         self.tasks = deque()  # type: Deque[Task]
         self.main_port = Port(0)  # what the main thread waits on
         self.main_busy = False
-        self.executing = 0
         self.orphaned = False
         self.options = {}  # type: Dict[str, str]
+        self.steer = None  # type: Any  # see steer.py
         self.answers = {}  # type: Dict[str, Dict[str, str]]
+
+    def _on_sigint(self, number, frame):
+        # type: (int, Any) -> None
+        if not self.steer:
+            raise KeyboardInterrupt
+        self.steer.on_sigint(frame)
 
     # -- under the peer's lock, in whichever thread reads
 
@@ -99,8 +112,8 @@ class Server(object):
             self.main_busy = True
             self._give_main(task)
         elif self.gateway.backend == "thread":
-            self.executing += 1
-            self.gateway._callbacks.submit(lambda: self._run_beside(task))
+            self.gateway.running[port.number] = 0
+            self.gateway._callbacks.submit(task.run)
         else:
             self._give_main(task)
             self.gateway._callbacks.submit(lambda: self._refuse_late(task))
@@ -132,21 +145,36 @@ class Server(object):
         elif kind == f.ASK:
             asked = f.unpack_pairs(payload)
             verb = asked["verb"]
-            answer = self._status() if verb == "status" else {}
-            if verb[:11] == "reconfigure":  # py2str_as_py3str is of no use here: the near side is no Python 2
+            if verb == "status":
+                self._tell(asked, self._status())
+            elif verb[:11] == "reconfigure":  # py2str_as_py3str is of no use here: the near side is no Python 2
                 self.peer.codec.py3str_as_py2str = verb[-1] == "1"
-            self.peer._queue(f.TELL, 0, f.pack_pairs(dict(answer, number=asked["number"])))
+                self._tell(asked, {})
+            else:
+                self.gateway._callbacks.submit(lambda: self._steer(asked))
         elif kind == f.TELL:
             told = f.unpack_pairs(payload)
             self.answers[told["number"]] = told
             for waiter in self.main_port.waiters:
                 waiter.wake()
 
+    def _tell(self, asked, answer):
+        # type: (Dict[str, str], Dict[str, str]) -> None
+        self.peer._queue(f.TELL, 0, f.pack_pairs(dict(answer, number=asked["number"])))
+
+    def _steer(self, asked):
+        # type: (Dict[str, str]) -> None
+        """In a thread of the pool: answer what takes more code than the bundle has room for."""
+        from .steer import answer
+
+        self._tell(asked, answer(self, asked))
+        self.peer.flush()
+
     def _status(self):
         # type: () -> Dict[str, str]
         return {
             "numchannels": str(len(self.peer.mux.ports)),
-            "numexecuting": str(self.executing),
+            "numexecuting": str(len(self.gateway.running)),
             "numqueued": str(len(self.tasks)),
             "execmodel": self.gateway.backend,
         }
@@ -215,14 +243,6 @@ class Server(object):
 
     # -- tasks
 
-    def _run_beside(self, task):
-        # type: (Task) -> None
-        try:
-            task.run()
-        finally:
-            with self.peer.lock:
-                self.executing -= 1
-
     def say_hello(self):
         # type: () -> None
         """Answer the near side's HELLO with our own, after doing what it asked for."""
@@ -265,6 +285,8 @@ class Server(object):
         # type: () -> None
         """Run tasks in this, the main thread, until the near side ends the gateway."""
         start_new_thread(self.keeper.run, ())
+        if self.owns_process:
+            signal.signal(2, self._on_sigint)
         self.say_hello()
         if "keepalive" in self.options:
             from ..peer.alive import watch
@@ -292,14 +314,12 @@ class Server(object):
             if not self.tasks:
                 return
             task = self.tasks.popleft()
-            self.main_busy = True
-            self.executing += 1
+            self.gateway.running[task.port.number] = self.main
         try:
             task.run()
         finally:
             del task
             with self.peer.lock:
-                self.executing -= 1
                 self.main_busy = bool(self.tasks)
 
 

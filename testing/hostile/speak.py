@@ -97,8 +97,11 @@ class Wire:
             self.read(int(found[1]))
 
     def frames(self) -> Iterator[Frame]:
+        """What the near side sends; ends the process when it says BYE."""
         while True:
             kind, flags, form, channel, _, _, size = HEADER.unpack(self.read(HEADER.size))
+            if kind == BYE:
+                sys.exit()
             yield kind, flags, form, channel, self.read(size)
 
     def wait(self, kind: int) -> tuple[int, bytes]:
@@ -107,9 +110,8 @@ class Wire:
 
     def drain(self) -> None:
         """Read until the near side is gone."""
-        while True:
-            self.read(1)
-            self.buffer = b""
+        for _ in self.frames():
+            pass
 
 
 class Inner(Wire):

@@ -199,7 +199,8 @@ def send_until_it_ends(gateway: execgw.Gateway) -> threading.Thread:
         with pytest.raises(OSError):
             for _ in range(1000):
                 channels.append(gateway.newchannel())
-                channels[-1].send(bytes(1 << 19))
+                for _ in range(10):  # less than one window
+                    channels[-1].send(bytes(60_000))
 
     thread = threading.Thread(target=run)
     thread.start()
