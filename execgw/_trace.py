@@ -159,12 +159,17 @@ def _preview(kind: int, flags: int, form: int, data: bytes) -> str:
     return ""
 
 
-def describe(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A trace as text, a line for each frame: time, gateway, direction (-> to the worker), what it is, its value."""
+def describe(path: str | os.PathLike[str], gateway: str | None = None) -> Iterator[str]:
+    """A trace as text, a line for each frame: time, gateway, direction (-> to the worker), what it is, its value.
+
+    With *gateway* only the frames of that one.
+    """
     streams: dict[tuple[str, int], _Stream] = {}
     begun: float | None = None
     for record in read_trace(path):
         begun = record.time if begun is None else begun
+        if gateway is not None and record.gateway != gateway:
+            continue
         if record.direction == BOOTSTRAP:  # a new session of that name
             streams[record.gateway, TO_WORKER] = _Stream()
             streams[record.gateway, TO_WORKER].bootstrap = _size.unpack(record.data)[0]

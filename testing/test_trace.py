@@ -10,6 +10,7 @@ import pytest
 from execgw import Group, _trace
 from execgw._loop import get_loop
 from execgw._session import Session
+from execgw.cli import main
 from execgw.gateway import Gateway
 from execgw.spec import XSpec
 from execgw.transports.base import Launch, Transport
@@ -39,6 +40,17 @@ def test_a_trace_prints_each_frame_with_its_direction_and_value(trace: Path) -> 
     assert any("-> DATA" in line and line.endswith("  6") for line in lines)
     assert any("<- DATA" in line and line.endswith("  42") for line in lines)
     assert "-> BYE" in text
+
+
+def test_the_command_prints_it(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", str(trace), "--gateway", "a"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == list(_trace.describe(trace))
+    assert main(["trace", str(trace), "--gateway", "other"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["trace", __file__]) == 1
+    assert "no trace of execgw" in capsys.readouterr().err
+    assert main(["trace", str(trace) + "-missing"]) == 1
 
 
 def test_a_trace_is_for_its_owner_alone(trace: Path) -> None:
