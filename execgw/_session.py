@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,47 +11,35 @@ from typing import TYPE_CHECKING
 
 from . import _bundle, _trace
 from ._loop import Loop
+from ._reasons import LAST_SECONDS, NO_TERMINAL, Silence, obituary, start_problem
 from .errors import (
     ClosedHere,
     ConnectionLost,
     ExecgwError,
     HandshakeError,
     RemoteProtocolError,
-    StartError,
     TimeoutError,
 )
 from .peer.alive import Watch
 from .peer.compat import clock
 from .peer.faults import again
 from .peer.peer import Peer
-from .transports.base import Ended
 from .wire import frames as f
 from .wire.codec import Codec
 from .wire.guarded import GuardedMux
 from .wire.mux import Mux, Port
-from .wire.printable import printable
 
 if TYPE_CHECKING:
-    from .transports.base import Explanation, Launch, Transport
+    from .transports.base import Launch, Transport
 
 MOST_UNREAD = 4 << 20  # bytes that wait to be written while the worker goes on asking
 MOST_NOISE = 64 * 1024  # bytes before the start marker: login banners and the like
 ECHO_SIZE = 256  # bytes of noise that are looked at again with what comes
-NO_TERMINAL = (
-    "a terminal changes bytes, and so does a filter for text; leave out what asks for a terminal: "
-    "ssh -t, docker exec -t, kubectl exec -t, script"
-)
-LAST_SECONDS = 0.5  # how long a process may live on after its link has ended, before it is killed
 LAST_READS = 16  # reads of what an ended process has written, between looks at other gateways
 LAST_BYTES = 32 << 20  # of it in all: more than any pipe or socket holds, so somebody goes on writing
-LONGEST_SAID = 500  # characters of a text of the worker's in a message
 
 
 ALIVE = "_execgw.peer.alive"  # as the worker calls it
-
-
-class _Silence(ConnectionLost):
-    """Nothing was heard for so long that the worker counts as gone."""
 
 
 class Session(Peer):
@@ -122,7 +109,7 @@ class Session(Peer):
         """Wait for the worker's HELLO.  Raises StartError, with what it wrote to stderr; the process is then gone."""
         try:
             self.wait_until(lambda port: self.about is not None or self.broken, self.port, deadline - clock())
-            problem = self._start_problem(seconds)
+            problem = start_problem(self, seconds)
         except BaseException:
             self._abandon()
             raise
@@ -131,51 +118,6 @@ class Session(Peer):
             return
         self._abandon()
         raise problem
-
-    def _start_problem(self, seconds: float) -> StartError | None:
-        where = f"gateway {self.id!r}"
-        how = self.transport.program
-        if self.about is not None:
-            if self.about.get("problem"):
-                problem = printable(self.about["problem"][:LONGEST_SAID])
-                return StartError(f"{where}: the worker could not start: {problem}")
-            if self.about.get("version") != str(f.VERSION):
-                version = self.about.get("version", "")[:LONGEST_SAID]
-                return HandshakeError(f"{where}: the worker speaks version {version!r}, this side {f.VERSION}")
-            try:
-                self.codec.protocol = min(self.codec.protocol, max(int(self.about["protocol"]), 2))
-            except (KeyError, ValueError):
-                return HandshakeError(f"{where}: the worker's hello makes no sense: {self.about!r}"[:500])
-            return None
-        noise = self._noise[:200]
-        if self.broken is None:
-            self.transport.kill(force=True)
-            self.over.wait(LAST_SECONDS)  # a relay tells the last words of its child when that has ended
-            ended = self.transport.ended()
-            said = _said(ended.stderr if ended else self.transport.last_words(), noise)
-            return StartError(f"{where}: no answer within {seconds:g} s{said}; it was started as: {how}"[:2000])
-        if isinstance(self.broken, StartError):
-            return self.broken
-        self.over.wait(LAST_SECONDS * 2)
-        ended = self.transport.ended() or Ended()
-        code, stderr = ended.exit_code, ended.stderr
-        hop = self._lost_hop()
-        if code is None and hop is not None:
-            return StartError(f"{where}: the gateway that it is reached through ended during the start: {hop.lost}")
-        kind, hint = self._meaning(ended) or (StartError, "")
-        text = f"{where}: the process ended during the start ({_exit(code)}){_said(stderr, noise)}"
-        hint = f"\n    {hint}" if hint else ""
-        return kind(f"{text}; it was started as: {how}"[:4000] + hint, code, stderr)
-
-    def _meaning(self, ended: Ended) -> Explanation | None:
-        said = ended.stderr + self._noise.decode("utf-8", "replace")
-        # A terminal shows control characters as ^X, and for ^C and ^\ kills the program (130, 131) before it can tell.
-        killed = ended.exit_code in (130, 131)
-        if killed or _bundle.A_TERMINAL in said or re.search(rb"\^[@-_]", self._noise):
-            return HandshakeError, NO_TERMINAL
-        if _bundle.CHANGED in said:
-            return HandshakeError, "what is between must carry all 256 byte values unchanged"
-        return self.transport.explain(ended) if self.transport.explain else None
 
     def _abandon(self) -> None:
         """A start that failed leaves nothing behind."""
@@ -306,7 +248,7 @@ class Session(Peer):
         heard = f"nothing was heard of the worker for {self.keepalive:g} s"
         hint = "the way to it is cut, or C code there keeps all threads from running; keepalive= allows more seconds"
         with self.lock:
-            self._on_link_end(_Silence(f"{heard}: {hint}"))
+            self._on_link_end(Silence(f"{heard}: {hint}"))
 
     # -- ending
 
@@ -326,7 +268,7 @@ class Session(Peer):
         """In the loop: learn how the process ended before anybody is told, but not for long."""
         self.transport.close_link()
         if self.transport.ended() is None:
-            at_once = isinstance(self.broken, (RemoteProtocolError, _Silence))
+            at_once = isinstance(self.broken, (RemoteProtocolError, Silence))
             self.loop.later(0 if at_once else LAST_SECONDS, self._on_lingering)
         else:
             self._finish(None)
@@ -361,7 +303,7 @@ class Session(Peer):
             if self.broken is None:
                 self.broken = reason or ConnectionLost("")
             self._wake_port_locked()
-        self.lose(reason or self._obituary(self.transport.ended()))
+        self.lose(reason or obituary(self, self.transport.ended()))
         if self.via is not None and self in self.via.relays:
             self.via.relays.remove(self)
         self.transport.close()
@@ -372,26 +314,6 @@ class Session(Peer):
         calls, self.when_over = self.when_over, []
         for call in calls:
             call()
-
-    def _obituary(self, ended: Ended | None) -> ExecgwError:
-        if self.leaving:
-            return ClosedHere(f"gateway {self.id!r} was ended by this side")
-        code = ended.exit_code if ended else None
-        stderr = ended.stderr if ended else ""
-        hop = self._lost_hop()
-        if code is None and hop is not None:
-            text = f"gateway {self.id!r} ended with the one that it was reached through: {hop.lost}"
-            return ClosedHere(text) if isinstance(hop.lost, ClosedHere) else ConnectionLost(text)
-        if isinstance(self.broken, _Silence):  # the exit code is that of our own kill
-            return ConnectionLost(f"gateway {self.id!r}: connection lost: {self.broken}{_said(stderr, b'')}")
-        how = _exit(code)
-        if isinstance(self.broken, RemoteProtocolError):  # the exit code may be that of our own kill
-            how = f"the worker broke the rules of the protocol: {self.broken}; {how}"
-        lost = ConnectionLost(f"gateway {self.id!r}: connection lost ({how}){_said(stderr, b'')}")
-        lost.exit_code = code
-        lost.signal = _signal_name(code) if code is not None and code < 0 else None
-        lost.stderr = stderr
-        return lost
 
     def _lost_hop(self) -> Session | None:
         """The first gateway on the way to this one that is no more."""
@@ -411,30 +333,6 @@ class Session(Peer):
     def wait_over(self, timeout: float | None) -> bool:
         """Wait until the process has ended."""
         return self.over.wait(timeout)
-
-
-def _exit(code: int | None) -> str:
-    if code is None:
-        return "how it ended is not known"
-    if code >= 0:
-        return f"exit code {code}"
-    return f"killed by {_signal_name(code)}"
-
-
-def _signal_name(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _said(stderr: str, noise: bytes) -> str:
-    text = ""
-    if noise:
-        text += f"; it wrote {noise[:200]!r} where a worker's hello was expected"
-    if stderr.strip():
-        text += "; its stderr ends:\n    " + "\n    ".join(map(printable, stderr.strip().splitlines()[-8:])) + "\n "
-    return text
 
 
 def _answer(asked: dict[str, str]) -> dict[str, str]:

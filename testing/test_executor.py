@@ -52,10 +52,10 @@ def fail(text):
 
 def wait_for_file(path):
     import os
-    import time
+    import threading
 
     while not os.path.exists(path):
-        time.sleep(0.001)
+        threading.Event().wait(0.001)
     return path
 
 
@@ -214,11 +214,11 @@ def test_shutdown_without_waiting_returns_and_the_rest_is_run(nothing_left: str,
 def test_a_program_that_ends_without_shutdown_has_run_what_it_submitted(tmp_path) -> None:
     script = tmp_path / "program.py"
     script.write_text(
-        "import execgw\n"
+        "import execgw, os\n"
         "def f(n):\n    return n\n"
         "executor = execgw.Executor(2)\n"
         "for n in range(30):\n"
-        "    executor.submit(f, n).add_done_callback(lambda future: print(future.result(), flush=True))\n"
+        "    executor.submit(f, n).add_done_callback(lambda future: os.write(1, b'%d\\n' % future.result()))\n"
     )
 
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)

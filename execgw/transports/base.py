@@ -135,6 +135,10 @@ class Transport:
     def started(self) -> None:
         """The worker has said hello: its stderr may be shown from now on."""
 
+    def doing(self) -> str:
+        """What the process does just now, for the error of a start that takes too long, or nothing."""
+        return ""
+
     def last_words(self) -> str:
         """What it has written to stderr lately."""
         return ""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _bundle
@@ -173,6 +174,14 @@ class ProcessTransport(SocketTransport):
     def kill(self, force: bool) -> None:
         if self._ended is None:
             _signal_group(self.process.pid, signal.SIGKILL if force else signal.SIGTERM)
+
+    def doing(self) -> str:
+        try:
+            folder = Path(f"/proc/{self.process.pid}")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            return f" (the process is in state {state}, in the kernel's {(folder / 'wchan').read_text()})"
+        except (OSError, IndexError):  # no Linux, or it has just ended
+            return ""
 
     def last_words(self) -> str:
         return self._tail.decode("utf-8", "replace")

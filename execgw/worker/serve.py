@@ -292,7 +292,8 @@ class Server(object):
             from ..peer.alive import watch
 
             watch(self)
-        while not self.keeper.stopped:
+        # Not before the thread of _end has begun: finalizing, Python 3.11 crashes over one that has not.
+        while not self.peer.lost:
             try:
                 self._serve_one()
             except KeyboardInterrupt:  # between tasks: it was meant for one that has just ended
@@ -309,7 +310,7 @@ class Server(object):
 
     def _serve_one(self):
         # type: () -> None
-        self.peer.wait_until(lambda port: self.tasks or self.keeper.stopped, self.main_port)
+        self.peer.wait_until(lambda port: self.tasks or self.peer.lost, self.main_port)
         with self.peer.lock:
             if not self.tasks:
                 return
