@@ -263,9 +263,13 @@ class PopenKind:
 
             flavour = _bundle.flavour_of(words, (via.about or {}).get("platform", ""))
             program, boot = _bundle.for_other(1, flavour)
-            return RelayTransport(launch, [*words, "-c", program], boot, via)
+            relayed = RelayTransport(launch, [*words, "-c", program], boot, via)
+            relayed.hears_of_death = not launch.keepalive
+            return relayed
         flavour = _bundle.flavour_of([word or "" for word in words])
         stdout = flavour == "pyodide"  # which cannot write to descriptor 0
         program, boot = _bundle.for_same() if words[0] is None else _bundle.for_other(int(stdout), flavour)
         argv = [word or sys.executable for word in words]
-        return ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True, stdout=stdout)
+        transport = ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True, stdout=stdout)
+        transport.hears_of_death = not launch.keepalive  # of a frozen one it does not; who asks wants to know that
+        return transport

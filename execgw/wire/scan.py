@@ -17,6 +17,7 @@ if False:  # for mypy only: Python 2.7 has no typing module
 MAX_DEPTH = 1000  # what the pickler of most Pythons writes at all; hashing deeper keys could use up the C stack
 MEMORY_FACTOR = 80
 MEMORY_FLOOR = 1 << 20
+STACK_COST = 18  # bytes of an item between a MARK and its list, while it is put there
 RISKY_KEYS = 1000
 
 # opcode -> bytes of argument, for those that push one atom of fixed size.
@@ -25,6 +26,7 @@ _ATOMS = {0x4E: 0, 0x88: 0, 0x89: 0, 0x4B: 1, 0x4D: 2, 0x4A: 4}
 # opcode -> bytes that hold the length of what follows: LONG1, LONG4 (wide ints: an attacker chooses their hash);
 # 8-bit strings of Python 2, bytes, text, bytearray.
 _COUNTED = {0x8A: 1, 0x8B: 4, 0x55: 1, 0x54: 4, 0x43: 1, 0x42: 4, 0x8E: 8, 0x8C: 1, 0x58: 4, 0x8D: 8, 0x96: 8}
+_BYTES = (0x43, 0x42, 0x8E, 0x96)
 _WIDE_INTS = (0x8A, 0x8B)
 _CHOSEN = (0x4A, 0x4D)  # uint16, int32: an attacker can choose slots of a table with them
 # opcode -> rough bytes of the empty container that it pushes (measured on 64-bit CPython): list, dict, set
@@ -57,6 +59,7 @@ class _Scan(object):
         self.stack = []  # type: List[int]
         self.marks = []  # type: List[int]
         self.memory = 0
+        self.batch = 0  # most items that wait on the unpickler's own stack
         self.risky = 0
         self.texts = {}  # type: Dict[int, bytes]
         self.callees = 0  # names on the stack
@@ -69,6 +72,7 @@ class _Scan(object):
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
+        self.batch = max(self.batch, len(items))
         return items
 
     def push_container(self, items, hashable, at):
@@ -176,11 +180,16 @@ class _Scan(object):
             raise LoadError("no value starts with %r" % bytes(data[:2]))
         at = 2
         frame_end = never = size + 1
+        look = 0  # where to look at what is not looked at for each opcode
         while at < size:
-            if at >= frame_end:
+            if at >= look:
                 if at > frame_end:  # the C unpickler would lose the rest of the frame, and read what we have not seen
                     raise LoadError("at byte %d: a frame ended inside of an opcode" % at)
-                frame_end = never
+                if at == frame_end:
+                    frame_end = never
+                if STACK_COST * len(stack) > limit:  # the shadow stack itself takes as much
+                    raise LoadError(_TOO_MUCH % (size, limit))
+                look = min(frame_end, at + 65536)
             op = data[at]
             if op in _ATOMS:
                 push(op in _CHOSEN)
@@ -196,7 +205,7 @@ class _Scan(object):
                     self.texts[2] = self.texts.get(1, b"")
                     self.texts[1] = self.data[start:end] if length < 64 else b""
                 push(1 if op in _WIDE_INTS else 0)
-                self.memory += 40 if length < 64 else 64 + 4 * length
+                self.memory += 40 if length < 64 else 64 + (length if op in _BYTES else 4 * length)
                 at = end
             elif op == 0x28:  # MARK
                 self.marks.append(len(stack))
@@ -217,6 +226,7 @@ class _Scan(object):
                 if frame_end != never:
                     raise LoadError("at byte %d: a frame in a frame" % at)
                 frame_end = at + 9 + _little(self.data, at + 1, 8)
+                look = min(look, frame_end)
                 if frame_end > size:
                     raise LoadError("at byte %d: a frame longer than the value" % at)
                 at += 9
@@ -226,14 +236,14 @@ class _Scan(object):
                 break
             else:
                 self.container(op, at)
-                if self.memory > limit:
+                if self.memory + STACK_COST * self.batch > limit:
                     raise LoadError(_TOO_MUCH % (size, limit))
                 at += 1
         if self.callees:
             raise LoadError("a name that is not called is no value")
         if at != size - 1 or len(stack) != 1 or self.marks or frame_end < size:
             raise LoadError("the value is truncated or has bytes after its end (%d of %d read)" % (at, size))
-        if self.memory > limit:
+        if self.memory + STACK_COST * self.batch > limit:
             raise LoadError(_TOO_MUCH % (size, limit))
         return self.risky > RISKY_KEYS
 

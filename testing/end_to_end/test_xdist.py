@@ -235,22 +235,24 @@ def test_a_plugin_that_comes_too_late_says_so_and_names_the_cure(suite: Suite) -
     assert "put -p execgw.xdist before every other -p" in done.stderr
 
 
-def test_trees_are_copied_to_the_directories_of_workers(suite: Suite, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"in_{name}.py").write_text("value = 1\n")
-        (tmp_path / name / "left_out.bak").write_text("")
-    words = ["--rsyncignore", "*.bak", *(f"--rsyncdir={tmp_path / name}" for name in ("one", "two"))]
-    there = [tmp_path / "elsewhere" / name for name in ("a", "b")]
-    words += [word for place in there for word in ("--tx", f"popen//chdir={place}")]
+def test_trees_are_copied_to_the_directories_of_workers(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> None:
+    top = tmp_path_factory.mktemp("rsync")
+    trees = [top / name for name in ("one", "two")]
+    for tree in trees:
+        tree.mkdir()
+        (tree / f"test_{tree.name}.py").write_text(f"def test_of_{tree.name}(): assert 'elsewhere' in __file__\n")
+        (tree / "left_out.bak").write_text("")
+    workers = [top / "elsewhere" / name for name in ("a", "b")]
+    words = ["--rsyncignore=*.bak", *(f"--rsyncdir={tree}" for tree in trees)]
+    words += [word for place in workers for word in ("--tx", f"popen//chdir={place}")]
 
-    on_execgw = suite.pytest(*words, "-v", "--dist", "load", "all", on="execgw")
+    done = suite.pytest(*words, "-v", "--dist=load", *map(str, trees), on="execgw")
 
-    assert "execnet" not in on_execgw.stderr
-    assert "<= one/in_one.py" in on_execgw.stdout, on_execgw.stdout + on_execgw.stderr
-    for place in there:
-        found = {str(path.relative_to(place)) for path in place.rglob("*") if "__pycache__" not in path.parts}
-        assert {"one/in_one.py", "two/in_two.py"} <= found
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "<= one/test_one.py" in done.stdout
+    for place in workers:
+        found = {str(path.relative_to(place)) for path in place.rglob("*")}
+        assert {"one/test_one.py", "two/test_two.py"} <= found
         assert not [name for name in found if name.endswith(".bak")]
 
 

@@ -18,12 +18,13 @@ import pytest
 import starts
 from conftest import wait_for
 from near import spec
+from speak import DATA, raw
 
 import execgw
 from execgw import Group, StartError
 from execgw.errors import ConnectionLost, LoadError, RemoteError, RemoteProtocolError
 from execgw.peer.peer import HIGH_WATER
-from execgw.wire import careful, guarded, scan
+from execgw.wire import careful, frames, guarded, scan
 
 HERE = Path(__file__).parent
 GUIDE = HERE.parent.parent / "docs" / "guide" / "trust.md"
@@ -155,6 +156,27 @@ def test_memory_stays_in_the_published_bound(nothing_left: str, scenario: str) -
     assert "broke the rules of the protocol" in told["error"], told
 
 
+def test_a_frame_that_comes_in_pieces_keeps_no_block_of_input_in_memory() -> None:
+    reader, other = guarded.CheckedReader(), frames.FrameReader()
+    frame = raw(DATA, 1, size=20_000) + bytes(20_000)
+
+    for each in (reader, other):
+        each.feed(frame[:10_000])
+
+    assert type(reader.feed(frame[10_000:])[0][6]) is bytes
+    assert type(other.feed(frame[10_000:])[0][6]) is list  # of views, each of which keeps a read of 256 KiB
+
+
+def test_a_frame_that_comes_in_tiny_pieces_takes_no_more_than_a_few_of_them() -> None:
+    reader = guarded.CheckedReader()
+    reader.feed(raw(DATA, 1, size=20_000))
+
+    most = max(len(reader.feed(b"ab") or reader._parts) for _ in range(9999))
+
+    assert most <= guarded.MOST_PARTS + 1
+    assert len(reader.feed(b"ab")[0][6]) == 20_000
+
+
 @pytest.mark.parametrize("mode", ["via", "master"])
 @pytest.mark.parametrize("scenario", ["a_gap", "storms", "questions_without_end", "unfinished_values_on_many_channels"])
 def test_neither_behind_an_honest_worker_nor_before_one_can_it_do_more(
@@ -282,6 +304,20 @@ def test_the_value_of_a_worker_may_need_only_so_much_memory_however_large_it_is(
 
     with pytest.raises(LoadError, match="more than 1000 bytes of memory"):
         scan.scan(data, frozenset(), 1000)
+
+
+# -- at random
+
+
+@pytest.mark.soak
+def test_random_frames_break_no_promise(nothing_left: str) -> None:
+    soak = HERE.parent / "soak" / "hostile.py"
+
+    argv = [sys.executable, str(soak), "--seconds", "4", "--seed", "7"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=100)
+
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"rounds +[1-9]", done.stdout)
 
 
 # -- what is published

@@ -64,7 +64,8 @@ def test_a_worker_that_computes_stays(group, python, version):
 
 
 def test_a_worker_whose_threads_could_not_run_does_not_take_the_near_side_for_gone(group):
-    gateway = group.makegateway("popen//keepalive=0.4")
+    find_program("sudo")
+    gateway = group.makegateway(f"sudo=root//python={sys.executable}//keepalive=0.4")
 
     channel = gateway.remote_exec(HOLD_ALL_THREADS.format(microseconds=1_500_000) + "; channel.send('done')")
 
@@ -86,8 +87,10 @@ def test_a_worker_whose_threads_cannot_run_is_taken_for_gone_where_only_its_word
 # -- who is silent for the time is gone
 
 
-def test_a_stopped_worker_is_lost_within_the_time_and_ended(group, eventually):
-    gateway = group.makegateway("cmd=env A=1//keepalive=1")
+@pytest.mark.parametrize("kind", ["cmd=env A=1", "popen", "popen//via=hop"])
+def test_a_stopped_worker_is_lost_within_the_time_and_ended(group, eventually, kind):
+    group.makegateway("popen//id=hop")
+    gateway = group.makegateway(f"{kind}//keepalive=1")
     pid = gateway.call(os.getpid)
     channel = gateway.remote_exec("channel.receive()")
 
