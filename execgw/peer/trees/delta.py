@@ -6,7 +6,6 @@ code in any Python, so that looking costs less than sending.  Now and then it lo
 only over the length of one block: where old bytes go on, one of their blocks begins there.
 """
 
-import hashlib
 import os
 import struct
 
@@ -21,10 +20,22 @@ LOOK_AHEAD = 3  # blocks behind the next one that are looked for
 MOST_TRIES = 16  # places that look right and are not, before a part is given up
 SCAN_FIRST, SCAN_EVERY = 16, 128  # blocks: looking at every offset costs a hundred times as much as reading
 SMALLEST = 16 * 1024  # files below are sent as they are
-sha256 = hashlib.sha256
 
 _head = struct.Struct("!IIqIB")
 _run = struct.Struct("!qq")
+
+
+_sha256 = []  # type: List[Any]
+
+
+def sha256(data=b""):
+    # type: (Any) -> Any
+    """hashlib.sha256, imported when it is first needed: that takes 4 ms, and most runs need none."""
+    if not _sha256:
+        import hashlib
+
+        _sha256.append(hashlib.sha256)
+    return _sha256[0](data)
 
 
 def block_size(size):
@@ -80,8 +91,10 @@ def read_full(fd, size):
 class Blocks(object):
     """The descriptions of one old file, as they arrive."""
 
-    def __init__(self):
-        # type: () -> None
+    def __init__(self, most):
+        # type: (int) -> None
+        self.most = most  # that are kept: what the other side says must not fill the memory
+        self.count = 0
         self.block = 0
         self.size = 0
         self.anchors = []  # type: List[bytes]
@@ -93,15 +106,16 @@ class Blocks(object):
         """One message; ValueError if it makes no sense."""
         _, block, size, first, last = _head.unpack_from(data, 1)
         at = 1 + _head.size
-        if first != len(self.anchors) or (len(data) - at) % EACH or self.complete or (self.block or block) != block:
+        if first != self.count or (len(data) - at) % EACH or self.complete or (self.block or block) != block:
             raise ValueError("a description of blocks that does not follow")
         if block and (block < 1024 or block > 1 << 20 or (first + (len(data) - at) // EACH) * block > size):
             raise ValueError("a description of blocks that cannot be")
         self.block, self.size = block, size
-        for at in range(at, len(data), EACH):
+        self.count += (len(data) - at) // EACH
+        self.complete = bool(last)
+        for at in range(at, min(len(data), at + EACH * (self.most - len(self.anchors))), EACH):
             self.anchors.append(data[at : at + ANCHOR])
             self.hashes.append(data[at + ANCHOR : at + EACH])
-        self.complete = bool(last)
 
 
 def number_of(data):

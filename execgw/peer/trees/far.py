@@ -2,7 +2,7 @@
 
 import os
 
-from . import files, listing, places, receive, send, write
+from . import contents, files, listing, places, receive, send
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List  # noqa: F401
@@ -25,7 +25,7 @@ class Telling(send.Sender):
 
     def on_unreadable(self, number, error):
         # type: (int, Exception) -> None
-        tell(self.channel, self.content.path(number), write.reason(error))
+        tell(self.channel, self.content.path(number), contents.reason(error))
 
 
 def tell(channel, path, text):
@@ -43,7 +43,7 @@ def serve(channel, data):
     try:
         run = _prepare(channel, given, given[b"path"])
     except (OSError, IOError, ValueError) as e:
-        text = "cannot use %r there: %s" % (given[b"path"].decode("utf-8", "replace"), write.reason(e))
+        text = "cannot use %r there: %s" % (given[b"path"].decode("utf-8", "replace"), contents.reason(e))
         channel.send(b"Q" + text.encode("utf-8", "replace"))
     else:
         run()

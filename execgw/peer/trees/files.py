@@ -4,11 +4,10 @@ import os
 import stat
 import struct
 import time
-import zlib
 
 from . import delta, places
 from .places import join, mtime_of
-from .write import DELTA, HOLES, PLAIN, _begin, _id, _small, digest_of
+from .contents import DELTA, HOLES, PLAIN, BEGIN, ID, SMALL_FILE, digest_of
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List, Tuple  # noqa: F401
@@ -17,6 +16,7 @@ BATCH = 256 * 1024
 SMALL = 64 * 1024
 PIECE = 256 * 1024
 SLOW = 20e6  # bytes in a second; a link below is worth compressing for
+LEAST_SPENT = 0.5  # seconds in send(), after which the speed of the link is known
 LEAST_DOUBLE = 1024  # size from which on the same content is looked for
 clock = getattr(time, "monotonic", time.time)
 _pair = struct.Struct("!II")
@@ -113,7 +113,7 @@ class FileSender(object):
 
     def _unreadable(self, number, error):
         # type: (int, Exception) -> None
-        self._send(b"V" + _id.pack(number))
+        self._send(b"V" + ID.pack(number))
         self.on_unreadable(number, error)
 
     def _small(self, number):
@@ -130,7 +130,7 @@ class FileSender(object):
         self.on_send(number)
         self.on_bytes(len(data))
         self.batch.append((number, data, mtime))
-        self.batch_size += len(data) + _small.size
+        self.batch_size += len(data) + SMALL_FILE.size
         if self.batch_size >= BATCH:
             self._flush()
 
@@ -138,8 +138,8 @@ class FileSender(object):
         # type: () -> None
         if self.batch:
             batch, self.batch, self.batch_size = self.batch, [], 0
-            parts = [b"F", _id.pack(len(batch))]
-            parts.extend([_small.pack(number, len(data), mtime) for number, data, mtime in batch])
+            parts = [b"F", ID.pack(len(batch))]
+            parts.extend([SMALL_FILE.pack(number, len(data), mtime) for number, data, mtime in batch])
             parts.extend([data for _, data, _ in batch])
             self._send(b"".join(parts))
 
@@ -181,7 +181,7 @@ class FileSender(object):
         self._flush()
         self.pending.add(number)
         self.on_send(number)
-        self._send(b"B" + _begin.pack(number, st.st_size, mtime_of(st), how))
+        self._send(b"B" + BEGIN.pack(number, st.st_size, mtime_of(st), how))
 
     def _end(self, number, fd, st, whole):
         # type: (int, Any, Any, bool) -> None
@@ -209,7 +209,9 @@ class FileSender(object):
     def _literal(self, data):
         # type: (bytes) -> None
         self.on_bytes(len(data))
-        if self.spent > 0.5 and self.sent / self.spent < SLOW:
+        if self.spent > LEAST_SPENT and self.sent / self.spent < SLOW:
+            import zlib
+
             packed = zlib.compress(data, 1)
             if len(packed) < len(data) * 15 // 16:
                 self._send(b"z" + packed)

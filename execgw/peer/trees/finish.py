@@ -6,7 +6,7 @@ import stat
 from . import places
 from .listing import Malformed
 from .places import as_bytes, is_stale, join, mtime_of, native, split, temp_name
-from .write import _id, copy_range, reason
+from .contents import ID, copy_range, reason
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
@@ -124,7 +124,7 @@ class Finishing(object):
                     try:
                         self.places[parent].rmdir(native(name))
                     except OSError:
-                        if self.places[parent].sub(native(name)).scan():
+                        if self.places[path].scan():
                             return  # something in it is hidden, and stays
                         raise
                 else:
@@ -176,7 +176,7 @@ class Finishing(object):
             offer = wanted[number].offer
             if offer is not None:
                 try:
-                    out.append(_id.pack(number) + self.writer.digest(offer[0], offer[1]))
+                    out.append(ID.pack(number) + self.writer.digest(offer[0], offer[1]))
                 except (OSError, ValueError):
                     wanted[number].offer = None
             if len(out) == MOST_NAMES:

@@ -26,6 +26,8 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | PLAIN
 OPEN_DIR = os.O_RDONLY | NOFOLLOW | DIRECTORY | PLAIN
 HAS_FDS = os.open in getattr(os, "supports_dir_fd", ()) and os.listdir in os.supports_fd
 HAS_NS = sys.version_info >= (3, 3)
+ENCODING = sys.getfilesystemencoding()
+ERRORS = "strict" if PY2 else getattr(sys, "getfilesystemencodeerrors", lambda: "surrogateescape")()
 TEMP = ".execgw-rsync-"  # then the pid of the writer and a number
 MOST_OPEN = 64  # directories
 
@@ -47,7 +49,8 @@ def as_bytes(name):
     """The inverse of native()."""
     if isinstance(name, bytes):
         return name
-    return name.encode("utf-8") if PY2 else os.fsencode(name)
+    encoded = name.encode("utf-8") if PY2 else name.encode(ENCODING, ERRORS)  # type: bytes
+    return encoded
 
 
 def check_name(name):

@@ -2,7 +2,7 @@
 
 It believes nothing: every name is one plain name in a directory that was announced, every file one that it asked for.
 
-    D list of a directory -> N what is needed       F B l z c h e U S  content -> A written, R once more
+    W lists of directories -> N what is needed      F B l z c h e U S  content -> A written, R once more
     L all is listed       -> E extra names, M files here that may have the content of wanted ones
     T all is sent         -> hard links, deletions, times of directories -> K deleted names, Z totals
 """
@@ -15,13 +15,15 @@ from . import places
 from .finish import MILLI, Finishing
 from .listing import BROKEN, DIR, FILE, FIRST, HARD, HIDDEN, LAST, LINK, LINKED, Malformed, retarget, unpack
 from .places import HAS_NS, Places, as_bytes, check_name, join, mtime_of, native, temp_name
-from .write import MODES, Wanted, Writer, _id, reason
+from .contents import ID, reason
+from .write import MODES, Wanted, Writer
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
 FULL, DELTA = range(2)
 WITH_CONTENT = frozenset([b"F", b"B", b"l", b"z", b"h", b"c", b"e", b"U", b"G"])
+MOST_NEEDS = 10000  # in one message
 MOST_ITEM = 32 << 20  # bytes of one message
 TICK = 1 if HAS_NS else 2000  # nanoseconds by which the same time may differ
 BAD_NAMES = frozenset([b"", b".", b".."])
@@ -62,12 +64,14 @@ class Receiver(Finishing):
         self.totals = dict.fromkeys(TOTALS, 0)
         self.asked = []  # type: List[Tuple[bytes, bool]]
         self.judged = []  # type: List[int]
+        self.answers = 0
+        self.needs = []  # type: List[int]
         self.listed = 0
         self.listed_bytes = 0
         self.tick = TICK
         self.tick_known = False
         self.hear = {
-            b"D": self._listing,
+            b"W": self._lists,
             b"L": self._all_listed,
             b"X": self._judged,
             b"F": self.writer.small,
@@ -88,7 +92,7 @@ class Receiver(Finishing):
         """One sentence about one entry."""
         if not isinstance(text, bytes):
             text = text.encode("utf-8", "replace")  # type: ignore[assignment]
-        self.channel.send(b"P" + _id.pack(number) + text)  # type: ignore[operator]
+        self.channel.send(b"P" + ID.pack(number) + text)  # type: ignore[operator]
 
     def on_item(self):
         # type: () -> None
@@ -128,7 +132,6 @@ class Receiver(Finishing):
     def _listing(self, data):
         # type: (bytes) -> None
         number, flags, mode, mtime, path, entries, texts = unpack(data)
-        first = number
         if flags & FIRST:
             if path not in self.announced:
                 raise Malformed("a list of %r, which is no known directory" % (path,))
@@ -140,20 +143,38 @@ class Receiver(Finishing):
         self.listed += len(entries)
         if self.most_files is not None and self.listed > self.most_files:
             raise Malformed("more than %d names" % self.most_files)
-        out = []  # type: List[int]
+        self.answers += 1
         if path not in self.refused:
-            self._entries(path, number, entries, iter(texts), out)
+            self._entries(path, number, entries, iter(texts), self.needs)
         elif self.current is not None:
             for kind, _, _, _, name in entries:
                 if kind == DIR:
                     self._announce(path, name, True, None)
                     self.refused.add(join(path, name))
-        self.channel.send(b"N" + _id.pack(first) + struct.pack("!%dI" % len(out), *out))
         if flags & LAST:
             if not flags & BROKEN:
                 self._extras(path)
             self.current = None
             self.existing = {}
+
+    def _lists(self, data):
+        # type: (bytes) -> None
+        """Lists of several directories, and one answer to them."""
+        at = 1
+        while at < len(data):
+            (size,) = ID.unpack_from(data, at)
+            at += 4
+            self._listing(data[at : at + size])
+            at += size
+            if len(self.needs) > MOST_NEEDS:
+                self._answer()
+        self._answer()
+
+    def _answer(self):
+        # type: () -> None
+        needs, self.needs = self.needs, []
+        self.channel.send(b"N" + ID.pack(self.answers) + struct.pack("!%dI" % len(needs), *needs))
+        self.answers = 0
 
     def _announce(self, path, name, fresh, old):
         # type: (bytes, bytes, bool, Any) -> None

@@ -10,12 +10,14 @@ import struct
 from . import delta
 from .files import Changed, FileSender, clock
 from .listing import Malformed
-from .write import COPY_SIZE, _id
+from .contents import COPY_SIZE, ID
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
-MOST_LISTS = 64  # that the receiver has not answered
+MOST_LISTS = 1000  # that the receiver has not answered
+LISTS_TOGETHER = 16 * 1024  # bytes in one message
+MOST_BLOCKS = 1 << 16  # of an old file, and four times those of the new one
 AHEAD = 2  # files whose old blocks are asked for in advance
 _totals = struct.Struct("!6q")
 
@@ -129,7 +131,7 @@ class Sender(FileSender):
                 self.pending.remove(number)
                 self.on_done(number)
         elif kind == b"N":
-            self.answered += 1
+            self.answered += ID.unpack_from(item, 1)[0]
             for need in struct.unpack("!%dI" % (len(item) // 4 - 1), item[5:]):
                 number = need >> 1
                 if number in self.known or number not in self.files:
@@ -140,11 +142,11 @@ class Sender(FileSender):
             number = delta.number_of(item)
             self.blocks[number].add(item)
         elif kind == b"P":
-            (number,) = _id.unpack_from(item, 1)
+            (number,) = ID.unpack_from(item, 1)
             self.pending.discard(number)
             self.on_problem(number, item[5:2000].decode("utf-8", "replace"))
         elif kind == b"R":
-            (number,) = _id.unpack_from(item, 1)
+            (number,) = ID.unpack_from(item, 1)
             self.pending.remove(number)
             if number in self.again:
                 raise Malformed("a file %d is wanted for the third time" % number)
@@ -152,7 +154,7 @@ class Sender(FileSender):
             self.full.append(number)
         elif kind == b"m":
             for at in range(1, len(item), 36):
-                (number,) = _id.unpack_from(item, at)
+                (number,) = ID.unpack_from(item, at)
                 self._known(number)
                 self.offers[number] = item[at + 4 : at + 36]
         elif kind == b"M":
@@ -178,11 +180,20 @@ class Sender(FileSender):
         # type: () -> None
         """Until the receiver has said that it has all."""
         count = 0
+        together = []  # type: List[bytes]
+        size = 0
         for message in self.lists:
-            self._send(message)
+            together.append(ID.pack(len(message)))
+            together.append(message)
+            size += len(message)
             count += 1
-            while count - self.answered > MOST_LISTS:
-                self._wait()
+            if size > LISTS_TOGETHER:
+                self._send(b"W" + b"".join(together))
+                together, size = [], 0
+                while count - self.answered > MOST_LISTS:
+                    self._wait()
+        if together:
+            self._send(b"W" + b"".join(together))
         self._send(b"L")
         while not self.compared:
             self._wait()
@@ -243,6 +254,7 @@ class Sender(FileSender):
         # type: (List[int], List[int]) -> None
         while ahead and len(asked) < AHEAD:
             number = ahead.pop()
-            self.blocks[number] = delta.Blocks()
-            self._send(b"G" + _id.pack(number))
+            size = self.files[number][2]
+            self.blocks[number] = delta.Blocks(MOST_BLOCKS + 4 * size // delta.block_size(size))
+            self._send(b"G" + ID.pack(number))
             asked.append(number)

@@ -7,21 +7,15 @@ import errno
 import os
 import stat
 import struct
-import threading
-import zlib
 
 from . import delta
+from .contents import BEGIN, DELTA, ID, PLAIN, SMALL_FILE, copy_range, digest_of, each, reason, unchanged
 from .listing import Malformed
 from .places import CREATE, JAVA, native, temp_name, write_all
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
-_begin = struct.Struct("!IqqB")
-_small = struct.Struct("!Iqq")
-_id = struct.Struct("!I")
-PLAIN, DELTA, HOLES = range(3)
-COPY_SIZE = 1 << 20
 MODES = 0o777  # neither setuid nor setgid, nor sticky
 
 
@@ -52,7 +46,6 @@ class Unfinished(object):
         self.done = 0
         self.fd = None  # type: Any
         self.temp = ""
-        self.directory = None  # type: Any
         self.basis = None  # type: Any
         self.hole = False
 
@@ -83,21 +76,21 @@ class Writer(object):
     def give_up(self, data):
         # type: (bytes) -> None
         """The sender cannot read these."""
-        for (number,) in _each(_id, data, 1):
+        for (number,) in each(ID, data, 1):
             self.wanted.pop(number, None)
 
     # -- small files, many in a message
 
     def small(self, data):
         # type: (bytes) -> None
-        (count,) = _id.unpack_from(data, 1)
-        at = 5 + _small.size * count
+        (count,) = ID.unpack_from(data, 1)
+        at = 5 + SMALL_FILE.size * count
         if at > len(data):
             raise Malformed("a batch of %d files in %d bytes" % (count, len(data)))
         done = []
         touched, held = self.touched, self.places
         for i in range(count):
-            number, size, mtime = _small.unpack_from(data, 5 + i * _small.size)
+            number, size, mtime = SMALL_FILE.unpack_from(data, 5 + i * SMALL_FILE.size)
             wanted = self._take(number, size, mtime)
             if size > len(data) - at:
                 raise Malformed("a batch that is cut off")
@@ -148,7 +141,7 @@ class Writer(object):
 
     def begin(self, data):
         # type: (bytes) -> None
-        number, size, mtime, how = _begin.unpack_from(data, 1)
+        number, size, mtime, how = BEGIN.unpack_from(data, 1)
         if self.now is not None:
             raise Malformed("a file within a file")
         wanted = self._take(number, size, mtime)
@@ -158,9 +151,8 @@ class Writer(object):
             if now.basis is None:
                 raise Malformed("changes of a file that nobody described")
         try:
-            now.directory = self.places[wanted.directory]
             now.temp = temp_name()
-            now.fd = now.directory.open(now.temp, CREATE, 0o600)
+            now.fd = self.places[wanted.directory].open(now.temp, CREATE, 0o600)
         except (OSError, ValueError) as e:
             now.fd = None
             self._failed(number, wanted, e)
@@ -188,6 +180,8 @@ class Writer(object):
     def packed(self, data):
         # type: (bytes) -> None
         now = self.now
+        import zlib
+
         inflate = zlib.decompressobj()
         try:
             plain = inflate.decompress(data[1:], now.size - now.done + 1 if now is not None else 1)
@@ -208,7 +202,7 @@ class Writer(object):
 
     def copies(self, data):
         # type: (bytes) -> None
-        for offset, length in _each(delta._run, data, 1):
+        for offset, length in each(delta._run, data, 1):
             now = self._writes(length)
             if now is None:
                 continue
@@ -230,15 +224,15 @@ class Writer(object):
         try:
             if now.fd is None:
                 return
-            if now.basis is not None and not _same(
-                now.basis[1], now.directory.fstat(now.basis[0], native(now.wanted.name))
+            if now.basis is not None and not unchanged(
+                now.basis[1], self.places[now.wanted.directory].fstat(now.basis[0], native(now.wanted.name))
             ):
                 now.size = -1
             if not whole or now.done != now.size:
                 self._discard(now)
                 if now.size < 0:
                     self.wanted[now.number] = now.wanted
-                    self.tell(b"R" + _id.pack(now.number))
+                    self.tell(b"R" + ID.pack(now.number))
                 elif whole:
                     raise Malformed("fewer bytes than were announced")
                 return
@@ -257,8 +251,9 @@ class Writer(object):
                 write_all(fd, b"\0")
             elif now.hole:
                 os.ftruncate(fd, now.size)
-            now.directory.finish(fd, now.temp, wanted.mode, now.mtime)
-            now.directory.rename(now.temp, native(wanted.name))
+            directory = self.places[wanted.directory]
+            directory.finish(fd, now.temp, wanted.mode, now.mtime)
+            directory.rename(now.temp, native(wanted.name))
         except (OSError, IOError, ValueError, AttributeError) as e:
             self._failed(now.number, wanted, e, now.temp)
             return
@@ -271,8 +266,8 @@ class Writer(object):
         fd, now.fd = now.fd, None
         try:
             os.close(fd)
-            now.directory.unlink(now.temp)
-        except OSError:
+            self.places[now.wanted.directory].unlink(now.temp)
+        except (OSError, ValueError):
             pass
 
     def _drop(self, now, error):
@@ -286,9 +281,9 @@ class Writer(object):
     def describe(self, data):
         # type: (bytes) -> None
         """Say what the old file looks like; in a thread, for it takes long."""
-        (number,) = _id.unpack_from(data, 1)
+        (number,) = ID.unpack_from(data, 1)
         wanted = self.wanted.get(number)
-        if wanted is None or number in self.bases or len(self.bases) > 64:
+        if wanted is None or number in self.bases or len(self.bases) > 64 or self.now is not None:
             raise Malformed("a file %d whose changes cannot be sent" % number)
         try:
             fd, st = self._open_regular(wanted.directory, wanted.name)
@@ -303,6 +298,8 @@ class Writer(object):
                 delta.describe(number, fd, st.st_size, self.tell)
             except (OSError, IOError):  # the other side notices that the connection is gone, or the file is
                 pass
+
+        import threading
 
         thread = threading.Thread(target=run)
         thread.daemon = True
@@ -331,7 +328,7 @@ class Writer(object):
     def same(self, data):
         # type: (bytes) -> None
         """These have the content that was offered."""
-        for (number,) in _each(_id, data, 1):
+        for (number,) in each(ID, data, 1):
             wanted = self._take(number, 0, 0)
             if wanted.offer is None:
                 raise Malformed("a file %d for which nothing was offered" % number)
@@ -351,11 +348,11 @@ class Writer(object):
     def again(self, data):
         # type: (bytes) -> None
         """(number, other): a file with the content of one that was written before."""
-        for number, other in _each(struct.Struct("!II"), data, 1):
+        for number, other in each(struct.Struct("!II"), data, 1):
             wanted = self._take(number, 0, 0)
             if other not in self.written:
                 self.wanted[number] = wanted  # that one could not be written
-                self.tell(b"R" + _id.pack(number))
+                self.tell(b"R" + ID.pack(number))
             else:
                 self._clone(number, wanted, self.written[other])
 
@@ -369,11 +366,11 @@ class Writer(object):
             st = None
         if st is None or st.st_size != size:
             self.wanted[number] = wanted
-            self.tell(b"R" + _id.pack(number))
+            self.tell(b"R" + ID.pack(number))
             return
         try:
             self.wanted[number] = wanted
-            self.begin(b"B" + _begin.pack(number, size, wanted.mtime, PLAIN))
+            self.begin(b"B" + BEGIN.pack(number, size, wanted.mtime, PLAIN))
             now = self._writes(size)
             if now is not None:
                 try:
@@ -395,56 +392,3 @@ class Writer(object):
         for fd, _ in self.bases.values():
             os.close(fd)
         self.bases.clear()
-
-
-def reason(error):
-    # type: (Any) -> str
-    """What went wrong, without the number and the temporary name."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _each(form, data, at):
-    # type: (struct.Struct, bytes, int) -> Any
-    if (len(data) - at) % form.size:
-        raise Malformed("a message that is cut off")
-    return [form.unpack_from(data, place) for place in range(at, len(data), form.size)]
-
-
-def _same(before, after):
-    # type: (Any, Any) -> bool
-    return (before.st_size, before.st_mtime, before.st_ctime) == (after.st_size, after.st_mtime, after.st_ctime)
-
-
-def digest_of(fd):
-    # type: (Any) -> bytes
-    """SHA-256 of what is left to read."""
-    total = delta.sha256()
-    while True:
-        data = os.read(fd, COPY_SIZE)
-        if not data:
-            return total.digest()
-        total.update(data)
-
-
-def copy_range(source, target, offset, length):
-    # type: (Any, Any, int, int) -> bool
-    """Append a part of one file to another; false if it ended before.  The kernel does it where it can."""
-    copy = getattr(os, "copy_file_range", None)
-    while length and copy is not None:
-        try:
-            done = copy(source, target, length, offset)
-        except OSError:
-            break  # other file systems, an old kernel
-        if not done:
-            break
-        offset += done
-        length -= done
-    if length:
-        os.lseek(source, offset, os.SEEK_SET)
-    while length:
-        data = os.read(source, min(length, COPY_SIZE))
-        if not data:
-            return False
-        write_all(target, data)
-        length -= len(data)
-    return True

@@ -7,7 +7,6 @@ channel -> b"c" code of them, marshalled, for the very interpreter of the near s
 """
 
 import sys
-import zlib
 from types import ModuleType
 
 PACKAGE = "_execgw_trees"
@@ -24,6 +23,8 @@ def _modules(data):
         import marshal
 
         return marshal.loads(data[1:])
+    import zlib
+
     parts = zlib.decompress(data[1:]).split(b"\0")
     found = []
     for name, text in zip(parts[::2], parts[1::2]):
