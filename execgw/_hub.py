@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import transports
 from ._loop import get_loop
@@ -18,13 +18,23 @@ from .peer.execmodel import ExecModel
 from .spec import XSpec
 from .transports.base import Launch
 
+if TYPE_CHECKING:
+    from ._loop import Loop
+    from .transports.base import Transport
+
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
 TERM_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 
 class Hub:
-    """The sessions of one group, by id."""
+    """The sessions of one group, by id.  Coroutines wait as the face does whose loop it is; see _loop.py."""
+
+    session_class: type[Session] = Session
+
+    def loop(self) -> Loop:
+        """What serves the gateways that are started now."""
+        return get_loop()
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -53,7 +63,7 @@ class Hub:
 
     # -- starting
 
-    def begin(self, spec: XSpec, execmodel: str) -> Session:
+    async def begin(self, spec: XSpec, execmodel: str) -> Session:
         """Start a worker without waiting for it; finish() must follow, whatever happens."""
         chosen = self._kind_of(spec)
         kind = transports.kind(chosen)
@@ -64,6 +74,7 @@ class Hub:
         name = self.allocate_id(spec)
         self._reserve(name)
         try:
+            loop = self.loop()
             launch = Launch(
                 id=name,
                 spec=spec,
@@ -72,10 +83,15 @@ class Hub:
                 nice=_number(spec, "nice"),
                 env=dict(spec.env),
                 keepalive=_seconds(spec, "keepalive", None, zero=True),
+                loop=loop,
             )
-            loop = get_loop()
-            transport = kind.start(launch, via)
-            session = Session(transport, launch, loop, via)
+            if getattr(kind, "quick", False):
+                if via is not None:
+                    await loop.room(via)
+                transport = kind.start(launch, via)
+            else:
+                transport = await loop.aside(kind.start, launch, via, undo=_undo)
+            session = self.session_class(transport, launch, loop, via)
             session.begin(launch, execmodel)
         except BaseException:
             with self.lock:
@@ -83,35 +99,35 @@ class Hub:
             raise
         return session
 
-    def finish(self, session: Session, spec: XSpec, begun: float) -> None:
+    async def finish(self, session: Session, spec: XSpec, begun: float) -> None:
         """Wait until a worker is there; StartError, and nothing left of it, if that fails."""
         seconds = _seconds(spec, "start_timeout", START_SECONDS) or START_SECONDS
         try:
-            session.finish_start(begun + seconds, seconds)
+            await session.finish_start(begun + seconds, seconds)
             with self.lock:
                 self.sessions[session.id] = session
         finally:
             with self.lock:
                 self.reserved.discard(session.id)
 
-    def start_all(self, specs: Iterable[XSpec], execmodel: str) -> list[Session]:
+    async def start_all(self, specs: Iterable[XSpec], execmodel: str) -> list[Session]:
         """Start many at the same time: all or, if one fails, none."""
         begun: list[tuple[Session, XSpec]] = []
         done: list[Session] = []
         try:
             for spec in specs:
-                begun.append((self.begin(spec, execmodel), spec))  # noqa: PERF401  # what has begun must be known
+                begun.append((await self.begin(spec, execmodel), spec))  # noqa: PERF401  # what has begun must be known
             start = clock()
             while begun:
                 session, spec = begun.pop(0)
-                self.finish(session, spec, start)
+                await self.finish(session, spec, start)
                 done.append(session)
         except BaseException:
             for session, _ in begun:
-                session._abandon()
+                await session.abandon()
                 with self.lock:
                     self.reserved.discard(session.id)
-            self.end(done, 0)
+            await self.end(done, 0)
             raise
         return done
 
@@ -143,7 +159,7 @@ class Hub:
             if self.sessions.get(session.id) is session:
                 del self.sessions[session.id]
 
-    def end(self, sessions: Iterable[Session], timeout: float | None) -> dict[str, str]:
+    async def end(self, sessions: Iterable[Session], timeout: float | None) -> dict[str, str]:
         """End sessions, those reached through others first.  Returns how: {id: 'asked' | 'terminated' | 'killed'}."""
         waves: dict[int, list[Session]] = {}
         for session in sessions:
@@ -155,31 +171,37 @@ class Hub:
         deadline = clock() + seconds
         how: dict[str, str] = {}
         for depth in sorted(waves, reverse=True):
-            how.update(_end_wave(waves[depth], deadline))
+            how.update(await _end_wave(waves[depth], deadline))
         for session in sessions:
             self.forget(session)
         return how
 
 
-def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:
+def _undo(transport: Transport) -> None:
+    """A transport that nobody waits for any more."""
+    transport.kill(force=True)
+    transport.close()
+
+
+async def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:
     """Ask all, wait for all; then SIGTERM, and SIGKILL for what is left."""
     how = {session.id: "asked" for session in sessions}
     for session in sessions:
         session.goodbye()
-    left = _still_there(sessions, deadline)
+    left = await _still_there(sessions, deadline)
     for word, force in (("terminated", False), ("killed", True)):
         for session in left:
             how[session.id] = word
             session.transport.kill(force)
-        left = _still_there(left, clock() + TERM_SECONDS)
+        left = await _still_there(left, clock() + TERM_SECONDS)
     for session in sessions:
         if not session.over.is_set():
             session._finish(None)
     return how
 
 
-def _still_there(sessions: list[Session], deadline: float) -> list[Session]:
-    return [session for session in sessions if not session.wait_over(max(deadline - clock(), 0))]
+async def _still_there(sessions: list[Session], deadline: float) -> list[Session]:
+    return [session for session in sessions if not await session.ended_within(max(deadline - clock(), 0))]
 
 
 def _text(spec: XSpec, key: str) -> str | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 import signal
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _bundle
-from ._loop import Loop
+from ._loop import run
 from .errors import (
     ClosedHere,
     ConnectionLost,
@@ -30,6 +29,7 @@ from .wire.codec import Codec
 from .wire.mux import Mux, Port
 
 if TYPE_CHECKING:
+    from ._loop import Loop
     from .transports.base import Explanation, Launch, Transport
 
 MOST_UNREAD = 4 << 20  # bytes that wait to be written while the worker goes on asking
@@ -47,12 +47,13 @@ class Session(Peer):
     """One live connection to a worker, as gateways see it.
 
     Life: begin() -> finish_start() -> ... -> goodbye() or a lost link -> over, with `lost` saying why.
+    Coroutines wait by what the loop has for it, so that they serve both faces; see _loop.py.
     """
 
     def __init__(self, transport: Transport, launch: Launch, loop: Loop, via: Session | None = None) -> None:
         self.id = launch.id
         self.transport = transport
-        self.loop = loop
+        self.loop = transport.loop = loop
         self.via = via
         limits = () if transport.trusted else (UNTRUSTED_VALUE, UNTRUSTED_HELD, UNTRUSTED_CHANNELS)
         super().__init__(transport, loop, Mux(1, *limits), Codec(trusted=transport.trusted), via)
@@ -63,7 +64,7 @@ class Session(Peer):
         transport.on_writable = self._on_writable
         self.port = Port(0)  # what waits for HELLO and answers
         self.about: dict[str, str] | None = None  # what the worker said of itself
-        self.over = threading.Event()  # the process has ended, and everything is let go
+        self.over = loop.event()  # the process has ended, and everything is let go
         self.broken: Exception | None = None  # why the link ended, before that is told
         self.leaving = False  # we have asked it to end
         self.when_over: list[Callable[[], None]] = []
@@ -98,21 +99,21 @@ class Session(Peer):
                 self.turn.start()
         self.flush()
 
-    def finish_start(self, deadline: float, seconds: float) -> None:
+    async def finish_start(self, deadline: float, seconds: float) -> None:
         """Wait for the worker's HELLO.  Raises StartError, with what it wrote to stderr; the process is then gone."""
         try:
-            self.wait_until(lambda port: self.about is not None or self.broken, self.port, deadline - clock())
-            problem = self._start_problem(seconds)
+            await self.until(lambda port: self.about is not None or self.broken, self.port, deadline - clock())
+            problem = await self._start_problem(seconds)
         except BaseException:
-            self._abandon()
+            await self.abandon()
             raise
         if problem is None:
             self.transport.started()
             return
-        self._abandon()
+        await self.abandon()
         raise problem
 
-    def _start_problem(self, seconds: float) -> StartError | None:
+    async def _start_problem(self, seconds: float) -> StartError | None:
         where = f"gateway {self.id!r}"
         how = self.transport.program
         if self.about is not None:
@@ -129,13 +130,13 @@ class Session(Peer):
         noise = self._noise[:200]
         if self.broken is None:
             self.transport.kill(force=True)
-            self.over.wait(LAST_SECONDS)  # a relay tells the last words of its child when that has ended
+            await self.ended_within(LAST_SECONDS)  # a relay tells the last words of its child when that has ended
             ended = self.transport.ended()
             said = _said(ended.stderr if ended else self.transport.last_words(), noise)
             return StartError(f"{where}: no answer within {seconds:g} s{said}; it was started as: {how}"[:2000])
         if isinstance(self.broken, (HandshakeError, HostNotReached)):
             return self.broken
-        self.over.wait(LAST_SECONDS * 2)
+        await self.ended_within(LAST_SECONDS * 2)
         ended = self.transport.ended() or Ended()
         code, stderr = ended.exit_code, ended.stderr
         kind, hint = self._meaning(ended) or (StartError, "")
@@ -151,12 +152,12 @@ class Session(Peer):
             return HandshakeError, "what is between must carry all 256 byte values unchanged"
         return self.transport.explain(ended) if self.transport.explain else None
 
-    def _abandon(self) -> None:
+    async def abandon(self) -> None:
         """A start that failed leaves nothing behind."""
         self.leaving = True
         self.transport.kill(force=True)
         self._finish(ClosedHere(f"gateway {self.id!r} did not start"))
-        self.over.wait(LAST_SECONDS * 2)
+        await self.ended_within(LAST_SECONDS * 2)
 
     def take_in(self, data: bytes) -> None:
         """Bytes of the worker; under the lock.  Before the start marker they may be anything, a login banner say."""
@@ -200,6 +201,10 @@ class Session(Peer):
             waiter.wake()
 
     def ask(self, verb: str, timeout: float | None = None, **details: str) -> dict[str, str]:
+        """The same as answer(), in the sync face."""
+        return run(self.answer(verb, timeout, **details))
+
+    async def answer(self, verb: str, timeout: float | None = None, **details: str) -> dict[str, str]:
         """Ask the worker itself something; it answers though its code computes."""
         number = str(next(self._numbers))
         self._answers[number] = None
@@ -207,7 +212,7 @@ class Session(Peer):
             if self.lost is not None:
                 raise again(self._reason())
             self.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": verb, **details}))
-            if not self.wait_until(lambda port: self._answers[number] or self.lost, self.port, timeout):
+            if not await self.until(lambda port: self._answers[number] or self.lost, self.port, timeout):
                 raise TimeoutError(f"gateway {self.id!r}: no answer to {verb!r} within {timeout} s")
             answer = self._answers[number]
         finally:
@@ -315,9 +320,15 @@ class Session(Peer):
             self.leaving = True
         self.control(f.BYE, 0)
 
-    def wait_over(self, timeout: float | None) -> bool:
-        """Wait until the process has ended."""
-        return self.over.wait(timeout)
+    # -- waiting
+
+    async def until(self, test: Callable[[Port], Any], port: Port, timeout: float | None = None) -> Any:
+        """Wait until test(port) is true, and return it; false after *timeout* seconds."""
+        return await self.loop.until(self, test, port, timeout)
+
+    async def ended_within(self, timeout: float | None) -> bool:
+        """Wait until the process has ended; false if it has not after *timeout* seconds."""
+        return await self.loop.happened(self.over, timeout)
 
 
 def _exit(code: int | None) -> str:

@@ -4,73 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import _source
-from ._status import Status, status_of
-from .channel import ASK_SECONDS, Channel
-from .errors import ChannelClosed, ClosedHere, ConnectionLost, RemoteTimeout
-from .peer.channel import number_of
-from .peer.compat import clock
-from .peer.execmodel import ExecModel
-from .peer.faults import again
-from .peer.gateway import BaseGateway
+from ._face import ASK_SECONDS, INFO, NearGateway, RemoteStatus, RInfo
+from ._loop import run
+from ._status import Status
+from .channel import Channel
+from .errors import ChannelClosed
 
 if TYPE_CHECKING:
-    from ._session import Session
     from .group import Group
-    from .spec import XSpec
-    from .wire.mux import Port
-
-GRACE_SECONDS = 1.0  # for code that is over its time to end after each of the two exceptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class RInfo(NamedTuple):
-    """Facts about a worker: see Gateway._rinfo."""
-
-    executable: str
-    version_info: tuple[Any, ...]
-    platform: str
-    cwd: str
-    pid: int
-
-
-class RemoteStatus(NamedTuple):
-    """What a worker is doing: open channels, tasks that run, tasks that wait for the main thread."""
-
-    numchannels: int
-    numexecuting: int
-    numqueued: int
-    execmodel: str
-
-
-class Gateway(BaseGateway):
+class Gateway(NearGateway):
     """A live connection to a worker process.  Made by makegateway() and Group.makegateway().
 
     `with gateway:` ends the worker at the end, and waits for that.
     """
 
     _channel_class = Channel
-    spec: XSpec
-    remoteaddress: str | None
-
-    def __init__(self, group: Group, session: Session, spec: XSpec, execmodel: str) -> None:
-        super().__init__(session.id)
-        self.spec = spec
-        self._group = group
-        self._peer = self._session = session
-        self._callbacks = session.loop.callbacks
-        self.execmodel = ExecModel(execmodel)
-        self._info: RInfo | None = None
-        codec = session.codec
-        codec.channel_type = Channel
-        codec.number_of = number_of(session)
-        codec.channel_for = self._channel_for
-        if session.transport.remoteaddress is not None:
-            self.remoteaddress = session.transport.remoteaddress
+    _group: Group
 
     # -- running code
 
@@ -83,10 +40,7 @@ class Gateway(BaseGateway):
         runs longer: RemoteTimeout, a RemoteError that says where it was.
         Raises ValueError for a function that uses what is not sent with it, OSError if the gateway has ended.
         """
-        seconds = None if _source.takes(source, "timeout") else kwargs.pop("timeout", None)
-        channel = self._run(_source.exec_task(source, kwargs))
-        if seconds is not None:
-            self._session.loop.later(seconds, _Limit(self._session, channel._port, seconds).over)
+        channel: Channel = run(self._exec(source, kwargs))
         return channel
 
     def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -95,7 +49,7 @@ class Gateway(BaseGateway):
         A function of the standard library (time.sleep) goes by its name, any other by its source.  Raises RemoteError
         if it raised there, DumpError for arguments that cannot travel, ConnectionLost if the worker dies.
         """
-        channel = self._run(_source.call_task(func, args, kwargs))
+        channel = run(self._run(_source.call_task(func, args, kwargs)))
         value: T = channel.receive()
         return value
 
@@ -103,7 +57,7 @@ class Gateway(BaseGateway):
         """The same as call(), but at once: returns a concurrent.futures.Future of the value."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        channel = self._run(_source.call_task(func, args, kwargs))
+        channel = run(self._run(_source.call_task(func, args, kwargs)))
 
         def arrived(item: Any, error: Exception | None = None) -> None:
             if future.done():
@@ -118,17 +72,8 @@ class Gateway(BaseGateway):
         channel.setcallback(arrived, endmarker=_ended, pass_error=True)
         return future
 
-    def _run(self, task: _source.Task | str) -> Channel:
-        session = self._session
-        form, data = session.codec.encode(task)
-        channel: Channel = self.newchannel()
-        session.send_task(channel._port, form, data)
-        return channel
-
     def newchannel(self) -> Channel:
         """A new channel, not bound to any code; both sides may use it once it was sent over another channel."""
-        if self._session.lost is not None:
-            raise again(self._session.lost)
         channel: Channel = super().newchannel()
         return channel
 
@@ -136,63 +81,41 @@ class Gateway(BaseGateway):
 
     def interrupt(self, timeout: float | None = ASK_SECONDS) -> dict[int, str]:
         """Raise KeyboardInterrupt in all code that runs in the worker; {channel id: outcome}, see Channel.interrupt."""
-        return {
-            int(number): told for number, told in self._session.ask("interrupt", timeout).items() if number.isdigit()
-        }
+        return run(self._interrupt(timeout))
 
     def stacks(self, timeout: float | None = ASK_SECONDS) -> dict[str, str]:
         """The stack of each thread of the worker, as text, by what it does: 'channel 3:MainThread:1234'.
 
         Answered while the code computes, without its help.
         """
-        return {name: text for name, text in self._session.ask("stacks", timeout).items() if name != "number"}
+        return run(self._stacks(timeout))
 
     def status(self, timeout: float | None = ASK_SECONDS) -> Status:
         """What the worker is doing, in detail; it answers while its code computes."""
-        begun = clock()
-        told = self._session.ask("report", timeout)
-        return status_of(told, clock() - begun)
+        return run(self._status(timeout))
 
     # -- asking
 
     def remote_status(self, timeout: float | None = None) -> RemoteStatus:
         """What the worker is doing; it answers while its code computes.  TimeoutError after *timeout* seconds."""
-        told = self._session.ask("status", timeout)
-        return RemoteStatus(
-            int(told["numchannels"]), int(told["numexecuting"]), int(told["numqueued"]), told["execmodel"]
-        )
+        return run(self._remote_status(timeout))
 
     def _rinfo(self, update: bool = False) -> RInfo:
         """Executable, version_info, platform, cwd and pid of the worker; asked once."""
         if update or self._info is None:
-            with self.remote_exec(_RINFO) as channel:
+            with self.remote_exec(INFO) as channel:
                 self._info = RInfo(*channel.receive())
         return self._info
 
-    def hasreceiver(self) -> bool:
-        """Whether the connection is alive."""
-        return self._session.lost is None
-
     def reconfigure(self, py2str_as_py3str: bool = True, py3str_as_py2str: bool = False) -> None:
         """Set what 8-bit strings of Python 2 and text of Python 3 become on the other side's kind of Python."""
-        codec = self._session.codec
-        codec.py2str_as_py3str = py2str_as_py3str
-        codec.py3str_as_py2str = py3str_as_py2str
-        self._session.ask(f"reconfigure {int(py2str_as_py3str)} {int(py3str_as_py2str)}")
-
-    def remote_init_threads(self, num: int | None = None) -> None:
-        """Does nothing: workers start threads as they need them."""
+        run(self._reconfigure(py2str_as_py3str, py3str_as_py2str))
 
     # -- ending
 
-    def exit(self) -> None:
-        """Ask the worker to end, and leave the group.  Returns at once; see join()."""
-        self._group._leave(self)
-        self._session.goodbye()
-
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the worker has ended; false if it has not after *timeout* seconds."""
-        return self._session.wait_over(timeout)
+        return run(self._session.ended_within(timeout))
 
     def __enter__(self) -> Gateway:
         return self
@@ -200,48 +123,5 @@ class Gateway(BaseGateway):
     def __exit__(self, *exc_info: object) -> None:
         self._group._end([self], None)
 
-    def __repr__(self) -> str:
-        lost = self._session.lost
-        if lost is None:
-            state = f"receive-live, {self.execmodel.backend} model, {len(self._session.mux.ports)} active channels"
-        elif isinstance(lost, ClosedHere):
-            state = "ended"
-        else:
-            state = f"not-receiving, {'lost' if isinstance(lost, ConnectionLost) else lost}"
-        return f"<{type(self).__name__} id={self.id!r} {state}>"
-
-
-class _Limit:
-    """Ends the code of one channel when its time is over."""
-
-    def __init__(self, session: Session, port: Port, seconds: float) -> None:
-        self.session, self.port, self.seconds = session, port, seconds
-        self.text = f"the code ran longer than {seconds:g} s"
-
-    def over(self) -> None:
-        """In the loop: interrupt it."""
-        if not self.port.ended:
-            self._steer("timeout")
-            self.session.loop.later(GRACE_SECONDS, self.insist)
-
-    def insist(self) -> None:
-        """It has caught that, or does not look."""
-        if not self.port.ended:
-            self._steer("exit")
-            self.session.loop.later(GRACE_SECONDS, self.give_up)
-
-    def give_up(self) -> None:
-        """Whoever waits is told; the code may run on."""
-        self.session.end_channel(
-            self.port, RemoteTimeout(f"{self.text}, and does not end; Channel.cancel(kill=True) would")
-        )
-
-    def _steer(self, verb: str) -> None:
-        self.session.tell(verb, channels=str(self.port.number), text=self.text)
-
 
 _ended = object()
-_RINFO = """
-import sys, os
-channel.send((sys.executable, tuple(sys.version_info), str(sys.platform), os.getcwd(), os.getpid()))
-"""

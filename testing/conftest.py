@@ -14,13 +14,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from bridge import Bridge
 
 from execgw import Gateway, Group
 from execgw._loop import get_loop
 from execgw.peer.pool import Pool
 from execgw.peer.turn import clock
 
-KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0"]
+KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0", "aio"]  # the last: popen, in the asyncio face
 MARK = "EXECGW_TEST"  # in the environment of every process that a test starts, however many levels below
 PATIENCE = 5.0  # seconds for what ends by itself after a test
 
@@ -205,9 +206,26 @@ def make(group: Group, kind: str) -> Gateway:
     return group.makegateway(kind)
 
 
+@pytest.fixture
+def bridge(nothing_left: str) -> Iterator[Bridge]:
+    """An event loop in a thread, and a group in it, ended after the test."""
+    bridge = Bridge()
+    yield bridge
+    bridge.close()
+
+
 @pytest.fixture(params=KINDS)
 def gw(group: Group, request: pytest.FixtureRequest) -> Gateway:
     """A gateway of every kind."""
+    if request.param == "aio":
+        made: Bridge = request.getfixturevalue("bridge")
+        return made.do(made.group.makegateway, "popen")
+    return make(group, request.param)
+
+
+@pytest.fixture(params=KINDS[:-1])
+def sync_gw(group: Group, request: pytest.FixtureRequest) -> Gateway:
+    """A gateway of every kind, in the sync face, for what is a matter of threads."""
     return make(group, request.param)
 
 

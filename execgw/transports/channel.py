@@ -112,10 +112,7 @@ class RelayTransport(Transport):
                     if port.allowed <= port.sent or via.out_size > HIGH_WATER:
                         break
                     part = view[at : at + CHUNK]
-                    via.out.append(via.mux.header(f.DATA, 0, values.BYTES, port.number, len(part)))
-                    via.out.append(part)
-                    via.out_size += f.HEADER_SIZE + len(part)
-                    port.sent += FRAME_COST + len(part)
+                    self._put(values.BYTES, part)
                     at += len(part)
                 taken += at
                 if at < len(view):
@@ -152,11 +149,18 @@ class RelayTransport(Transport):
     def kill(self, force: bool) -> None:
         number = signal.SIGKILL if force else signal.SIGTERM
         form, data = self._via.codec.encode((int(number),))
-        try:
+        with self._via.send_lock:
             if self._ended is None and not self._port.send_closed:
-                self._via.send(self._port, form, data)
-        except OSError:
-            pass
+                self._put(form, data)  # without credit: it does not wait for a child that does not read
+        self._via.flush()
+
+    def _put(self, form: int, data: Any) -> None:
+        """Queue one frame; under the send_lock."""
+        via, port = self._via, self._port
+        via.out.append(via.mux.header(f.DATA, 0, form, port.number, len(data)))
+        via.out.append(data)
+        via.out_size += f.HEADER_SIZE + len(data)
+        port.sent += FRAME_COST + len(data)
 
     def close_link(self) -> None:
         """The relay is told to end with the child; see close."""
