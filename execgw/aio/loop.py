@@ -145,6 +145,7 @@ class AioLoop(_loop.Loop):
                 left = None if end is None else end - clock()
                 if not found and left is not None and left <= 0:
                     peer.turn.read()  # what has come and was not yet looked at counts
+                    self.flush_soon(peer)
                     return test(port)
                 if found:
                     return found

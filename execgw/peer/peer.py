@@ -82,27 +82,30 @@ class Peer(object):
 
         Without *wait* only what is here already counts; the link is not looked at.
         """
-        if self.out:
-            self.flush()
         more = 0
         with self.lock:
-            if not port.items and not port.ended:
-                if not wait or not self.turn.until(_has_item, port, timeout):
-                    return NO_ITEM
-            if not port.items:
-                return ENDED
-            item = self.mux.take(port)
-            if port.consumed + port.window - port.granted >= self.mux.window // 2:
-                more = self.mux.grant(port)
+            if not _has_item(port) and not (wait and self.turn.until(_has_item, port, timeout)):
+                item = NO_ITEM  # type: Any
+            elif not port.items:
+                item = ENDED
+            else:
+                item = self.mux.take(port)
+                if port.consumed + port.window - port.granted >= self.mux.window // 2:
+                    more = self.mux.grant(port)
         if more:
             self.control(f.CREDIT, port.number, f.pack_credit(more))
+        elif self.out:  # what we have read for others was perhaps a question, and this is our answer
+            self.flush()
         return item
 
     def wait_until(self, test, port, timeout=None):
         # type: (Callable[[Port], Any], Port, Optional[float]) -> Any
         """Wait for something else about a port; *test* is called under the lock."""
         with self.lock:
-            return self.turn.until(test, port, timeout)
+            found = self.turn.until(test, port, timeout)
+        if self.out:
+            self.flush()
+        return found
 
     def read_now(self):
         # type: () -> None

@@ -78,7 +78,8 @@ def _serve(fd: int) -> None:
     from ..worker.link import FdLink
     from ..worker.serve import Server
 
-    execute._sources = _TextsAlone()
+    if not isinstance(execute._sources, _TextsAlone):  # once: steer.py has taken it by name
+        execute._sources = _TextsAlone()
     link = FdLink(fd, fd)
     try:
         Server(link, owns_process=False).serve()
