@@ -20,7 +20,6 @@ from .transports.base import Launch
 
 if TYPE_CHECKING:
     from ._loop import Loop
-    from .transports.base import Transport
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
@@ -90,7 +89,7 @@ class Hub:
                     await loop.room(via)
                 transport = kind.start(launch, via)
             else:
-                transport = await loop.aside(kind.start, launch, via, undo=_undo)
+                transport = await loop.aside(kind.start, launch, via)
             session = self.session_class(transport, launch, loop, via)
             session.begin(launch, execmodel)
         except BaseException:
@@ -161,26 +160,25 @@ class Hub:
 
     async def end(self, sessions: Iterable[Session], timeout: float | None) -> dict[str, str]:
         """End sessions, those reached through others first.  Returns how: {id: 'asked' | 'terminated' | 'killed'}."""
-        waves: dict[int, list[Session]] = {}
-        for session in sessions:
-            depth, above = 0, session.via
-            while above is not None:
-                depth, above = depth + 1, above.via
-            waves.setdefault(depth, []).append(session)
         seconds = END_SECONDS if timeout is None else timeout
         deadline = clock() + seconds
         how: dict[str, str] = {}
-        for depth in sorted(waves, reverse=True):
-            how.update(await _end_wave(waves[depth], deadline))
+        for wave in waves(sessions):
+            how.update(await _end_wave(wave, deadline))
         for session in sessions:
             self.forget(session)
         return how
 
 
-def _undo(transport: Transport) -> None:
-    """A transport that nobody waits for any more."""
-    transport.kill(force=True)
-    transport.close()
+def waves(sessions: Iterable[Session]) -> list[list[Session]]:
+    """In the order in which they are to end: those that are reached through others first."""
+    found: dict[int, list[Session]] = {}
+    for session in sessions:
+        depth, above = 0, session.via
+        while above is not None:
+            depth, above = depth + 1, above.via
+        found.setdefault(depth, []).append(session)
+    return [found[depth] for depth in sorted(found, reverse=True)]
 
 
 async def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:

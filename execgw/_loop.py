@@ -87,8 +87,8 @@ class Loop:
     async def room(self, peer: Peer) -> None:
         """Wait until what is sent now need not wait for the link; a thread may as well wait then."""
 
-    async def aside(self, function: Callable[..., T], *args: Any, undo: Callable[[T], None] | None = None) -> T:
-        """Call what may block; *undo* what it returns if nobody waits for that any more."""
+    async def aside(self, function: Callable[..., T], *args: Any) -> T:
+        """Call what may block."""
         return function(*args)
 
     # -- the keeper's side of peer/turn.py and peer/peer.py; called in any thread, under a peer's lock

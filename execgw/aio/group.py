@@ -11,7 +11,7 @@ from ..spec import XSpec
 from .gateway import Gateway
 from .loop import like
 from .multi import MultiChannel
-from .session import AioHub
+from .session import AioHub, get_loop
 
 
 class Group(NearGroup[Gateway]):
@@ -32,10 +32,11 @@ class Group(NearGroup[Gateway]):
 
     @like(sync.Group.makegateway)
     async def makegateway(self, spec: XSpec | str | None = None) -> Gateway:
-        return (await self._make([spec]))[0]
+        return (await self.makegateways([spec]))[0]
 
     @like(sync.Group.makegateways)
     async def makegateways(self, specs: Iterable[XSpec | str | None]) -> list[Gateway]:
+        get_loop().groups.add(self)
         return await self._make(specs)
 
     # -- using
@@ -52,7 +53,7 @@ class Group(NearGroup[Gateway]):
 
     async def __aenter__(self) -> Group:
         specs, self._xspecs = self._xspecs, []
-        await self._make(specs)
+        await self.makegateways(specs)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -12,20 +12,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from .. import _loop
+from .._hub import Hub, waves
 from ..peer import blocked, large
 from ..peer.compat import clock
 from ..peer.peer import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..peer.peer import Peer
     from ..wire.mux import Port
+    from .group import Group
     from .session import AioSession
 
 T = TypeVar("T")
@@ -92,15 +93,13 @@ class AioEvent:
 class AioLoop(_loop.Loop):
     """Serves all gateways of one event loop; has no thread."""
 
-    def __init__(
-        self, event_loop: asyncio.AbstractEventLoop, end: Callable[[Iterable[AioSession]], Awaitable[object]]
-    ) -> None:
+    def __init__(self, event_loop: asyncio.AbstractEventLoop) -> None:
         self.event_loop = event_loop
         self.thread_id = get_ident()
         self.pid = os.getpid()
         self.sessions: set[AioSession] = set()  # whose processes have not ended
         self.closed = False
-        self._end = end
+        self.groups: WeakSet[Group] = WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._done = 0  # since other tasks had their turn
@@ -212,18 +211,22 @@ class AioLoop(_loop.Loop):
             finally:
                 peer.writing_waiters.remove(me)
 
-    async def aside(self, function: Callable[..., T], *args: Any, undo: Callable[[T], None] | None = None) -> T:
-        work = asyncio.ensure_future(asyncio.to_thread(function, *args))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-
-            def done(work: asyncio.Future[T]) -> None:
-                if not work.cancelled() and work.exception() is None and undo is not None:
-                    undo(work.result())
-
-            work.add_done_callback(done)
-            raise
+    async def aside(self, function: Callable[..., T], *args: Any) -> T:
+        work = self.event_loop.run_in_executor(None, function, *args)
+        cancelled = 0
+        while not work.done():
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:  # noqa: PERF203  # no thread can be cancelled: what it makes must be known
+                cancelled += 1
+            except Exception:  # told below
+                break
+        task = asyncio.current_task()
+        if cancelled and task is not None:
+            for _ in range(cancelled if hasattr(task, "uncancel") else 0):
+                task.uncancel()
+            task.cancel()  # where it waits next: who called has then taken what was made into his care
+        return work.result()
 
     async def breathe(self) -> None:
         """Let other tasks have their turn now and then, though there is nothing to wait for."""
@@ -291,7 +294,9 @@ class AioLoop(_loop.Loop):
             yield
         finally:
             if self.pid == os.getpid() and not self.closed:
-                await self._end(list(self.sessions))
+                for group in list(self.groups):
+                    await group.terminate(LAST_SECONDS)
+                await Hub().end(list(self.sessions), LAST_SECONDS)
                 self.event_loop.remove_reader(self._selector.fileno())
                 self.close()
 
@@ -299,12 +304,13 @@ class AioLoop(_loop.Loop):
         """The event loop has ended without a word: let no process live on."""
         if self.closed or self.pid != os.getpid():
             return
-        end = clock() + LAST_SECONDS
-        for session in list(self.sessions):
-            session.leaving = True
-            session.transport.kill(force=True)
-        while self.sessions and clock() < end:
-            self._step(min(self._patience() or 0.05, 0.05))
+        for wave in waves(self.sessions):
+            end = clock() + LAST_SECONDS
+            for session in wave:
+                session.leaving = True
+                session.transport.kill(force=True)
+            while not all(session.over.is_set() for session in wave) and clock() < end:
+                self._step(min(self._patience() or 0.05, 0.05))
         self.close()
 
     def close(self) -> None:

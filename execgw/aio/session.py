@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .._hub import Hub
 from .._session import Session
-from .loop import LAST_SECONDS, AioEvent, AioLoop
+from .loop import AioEvent, AioLoop
 
 if TYPE_CHECKING:
     from .loop import Waiter
@@ -61,14 +60,9 @@ def get_loop() -> AioLoop:
     for loop in _loops:
         if loop.event_loop is event_loop:
             return loop
-    loop = AioLoop(event_loop, _end_left)
+    loop = AioLoop(event_loop)
     _loops.append(loop)
     return loop
-
-
-async def _end_left(sessions: Iterable[AioSession]) -> None:
-    """The event loop shuts down; so do the gateways that are still open."""
-    await Hub().end(sessions, LAST_SECONDS)
 
 
 def _sweep() -> None:
