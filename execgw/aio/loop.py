@@ -1,7 +1,8 @@
 """Gateways in an asyncio event loop: the same work as the loop of the process does, and waiting that awaits.
 
-    links, stderr, ends of processes -> one selector of ours -> one descriptor in the event loop -> _ready()
-    timers -> the nearest one, as call_later                                                     -> _ready()
+    links                            -> the event loop                                                 -> read_now()
+    full links, stderr, ends of processes -> one selector of ours -> one descriptor in the event loop  -> _ready()
+    timers                           -> the nearest one, as call_later                                 -> _ready()
 
 A selector within a selector costs one more system call for each batch of events.  For it, registering and closing
 works from any thread and after the event loop's end exactly as it does in the loop of the process.
@@ -13,6 +14,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from selectors import EVENT_READ
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -22,6 +24,7 @@ from .._hub import Hub, waves
 from ..peer import blocked, large
 from ..peer.compat import clock
 from ..peer.peer import CHUNK
+from ..peer.turn import WATCHING
 
 if TYPE_CHECKING:
     from ..peer.peer import Peer
@@ -100,6 +103,7 @@ class AioLoop(_loop.Loop):
         self.sessions: set[AioSession] = set()  # whose processes have not ended
         self.closed = False
         self.groups: WeakSet[Group] = WeakSet()
+        self._links: set[int] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._done = 0  # since other tasks had their turn
@@ -254,6 +258,16 @@ class AioLoop(_loop.Loop):
         peer.turn.touched = False
         peer.turn.tick()
 
+    def watch(self, peer: Peer) -> None:
+        fd = peer.link.fileno()
+        if fd is None or self.closed:
+            return
+        if get_ident() == self.thread_id:
+            self._links.add(fd)
+            self.event_loop.add_reader(fd, peer.read_now)
+        else:  # a thread has waited for this session after all
+            self.call_soon(lambda: self.watch(peer) if peer.turn.state == WATCHING else None)
+
     def _listen(self, fd: int, event: int, call: Callable[[], None]) -> None:
         with self.lock:
             if not self.closed:
@@ -261,8 +275,17 @@ class AioLoop(_loop.Loop):
 
     def _ignore(self, fd: int, event: int) -> None:
         with self.lock:
+            if event & EVENT_READ and fd in self._links:
+                self._links.discard(fd)
+                if get_ident() == self.thread_id:
+                    self.event_loop.remove_reader(fd)
+                else:
+                    self.call_soon(lambda: None if fd in self._links else self._unlink(fd))
             if not self.closed:
                 super()._ignore(fd, event)
+
+    def _unlink(self, fd: int) -> None:
+        self.event_loop.remove_reader(fd)
 
     def _wake_up(self) -> None:
         if self._asked or self.closed:
