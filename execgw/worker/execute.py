@@ -38,8 +38,8 @@ def _code_of(source, filename):
     """Compile, remembering the last few: the same code is often run again."""
     key = source, filename
     code = _compiled.get(key)
+    _sources[filename] = source  # of code that was compiled before, too: others have had the same name since
     if code is None:
-        _sources[filename] = source
         text = source  # type: Any
         if PY2:  # it takes 8-bit source with this mark for UTF-8
             text = b"\xef\xbb\xbf" + (source if isinstance(source, bytes) else source.encode("utf-8"))
