@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from . import errors
 from ._version import __version__
 from .channel import Channel
@@ -49,6 +51,14 @@ default_group = Group()
 makegateway = default_group.makegateway
 makegateways = default_group.makegateways
 set_execmodel = default_group.set_execmodel
+
+
+def __getattr__(name: str) -> object:
+    """`execgw.aio`, the asyncio face, is imported when it is first asked for: so is asyncio, which takes its time."""
+    if name == "aio":
+        return importlib.import_module(".aio", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AuthenticationFailed",

@@ -34,6 +34,7 @@ ON_DEMAND = {
     "execgw.peer.tracebacks",
     "execgw.wire.buffers",
     "execgw.peer.blocked",
+    "execgw.peer.large",
     "execgw.peer.files",
     "execgw.peer.callbacks",
     "execgw.peer.execmodel",

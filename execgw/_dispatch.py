@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _source
+from ._loop import run
 from .errors import ConnectionLost, GatewayClosed, RemoteError
 from .peer.compat import clock
 
@@ -61,7 +62,7 @@ class _Worker:
         self.ahead = 1
         self.alive = True
         self.last = clock()
-        self.channel = gateway._run(_pool_task())
+        self.channel = run(gateway._run(_pool_task()))
         self.channel.setcallback(self._arrived, endmarker=None, pass_error=True)
 
     def give(self, call: _Call) -> None:

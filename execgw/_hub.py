@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import transports
 from ._loop import get_loop
@@ -19,6 +19,9 @@ from .peer.execmodel import ExecModel
 from .spec import XSpec
 from .transports.base import Launch
 
+if TYPE_CHECKING:
+    from ._loop import Loop
+
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
 HOP_SECONDS = 0.5  # for a gateway to kill what was behind it, and did not end by itself
@@ -26,7 +29,13 @@ TERM_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 
 class Hub:
-    """The sessions of one group, by id."""
+    """The sessions of one group, by id.  Coroutines wait as the face does whose loop it is; see _loop.py."""
+
+    session_class: type[Session] = Session
+
+    def loop(self) -> Loop:
+        """What serves the gateways that are started now."""
+        return get_loop()
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -55,7 +64,7 @@ class Hub:
 
     # -- starting
 
-    def begin(self, spec: XSpec, execmodel: str) -> Session:
+    async def begin(self, spec: XSpec, execmodel: str) -> Session:
         """Start a worker without waiting for it; finish() must follow, whatever happens."""
         chosen = self._kind_of(spec)
         kind = transports.kind(chosen)
@@ -66,6 +75,7 @@ class Hub:
         name = self.allocate_id(spec)
         self._reserve(name)
         try:
+            loop = self.loop()
             launch = Launch(
                 id=name,
                 spec=spec,
@@ -75,10 +85,15 @@ class Hub:
                 env=dict(spec.env),
                 keepalive=_seconds(spec, "keepalive", None, zero=True),
                 other=functools.partial(self._other, spec),
+                loop=loop,
             )
-            loop = get_loop()
-            transport = kind.start(launch, via)
-            session = Session(transport, launch, loop, via)
+            if getattr(kind, "quick", False):
+                if via is not None:
+                    await loop.room(via)
+                transport = kind.start(launch, via)
+            else:
+                transport = await loop.aside(kind.start, launch, via)
+            session = self.session_class(transport, launch, loop, via)
             session.begin(launch, execmodel)
         except BaseException:
             with self.lock:
@@ -86,35 +101,35 @@ class Hub:
             raise
         return session
 
-    def finish(self, session: Session, spec: XSpec, begun: float) -> None:
+    async def finish(self, session: Session, spec: XSpec, begun: float) -> None:
         """Wait until a worker is there; StartError, and nothing left of it, if that fails."""
         seconds = _seconds(spec, "start_timeout", START_SECONDS) or START_SECONDS
         try:
-            session.finish_start(begun + seconds, seconds)
+            await session.finish_start(begun + seconds, seconds)
             with self.lock:
                 self.sessions[session.id] = session
         finally:
             with self.lock:
                 self.reserved.discard(session.id)
 
-    def start_all(self, specs: Iterable[XSpec], execmodel: str) -> list[Session]:
+    async def start_all(self, specs: Iterable[XSpec], execmodel: str) -> list[Session]:
         """Start many at the same time: all or, if one fails, none."""
         begun: list[tuple[Session, XSpec]] = []
         done: list[Session] = []
         try:
             for spec in specs:
-                begun.append((self.begin(spec, execmodel), spec))  # noqa: PERF401  # what has begun must be known
+                begun.append((await self.begin(spec, execmodel), spec))  # noqa: PERF401  # what has begun must be known
             start = clock()
             while begun:
                 session, spec = begun.pop(0)
-                self.finish(session, spec, start)
+                await self.finish(session, spec, start)
                 done.append(session)
         except BaseException:
             for session, _ in begun:
-                session._abandon()
+                await session.abandon()
                 with self.lock:
                     self.reserved.discard(session.id)
-            self.end(done, 0)
+            await self.end(done, 0)
             raise
         return done
 
@@ -148,45 +163,50 @@ class Hub:
             if self.sessions.get(session.id) is session:
                 del self.sessions[session.id]
 
-    def end(self, sessions: Iterable[Session], timeout: float | None) -> dict[str, str]:
+    async def end(self, sessions: Iterable[Session], timeout: float | None) -> dict[str, str]:
         """End sessions, those reached through others first.  Returns how: {id: 'asked' | 'terminated' | 'killed'}."""
-        waves: dict[int, list[Session]] = {}
-        for session in sessions:
-            depth, above = 0, session.via
-            while above is not None:
-                depth, above = depth + 1, above.via
-            waves.setdefault(depth, []).append(session)
         seconds = END_SECONDS if timeout is None else timeout
         deadline = clock() + seconds
         how: dict[str, str] = {}
-        for depth in sorted(waves, reverse=True):
+        for wave in waves(sessions):
             if not {"asked"}.issuperset(how.values()):
                 deadline = max(deadline, clock() + HOP_SECONDS)
-            how.update(_end_wave(waves[depth], deadline))
+            how.update(await _end_wave(wave, deadline))
         for session in sessions:
             self.forget(session)
         return how
 
 
-def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:
+def waves(sessions: Iterable[Session]) -> list[list[Session]]:
+    """In the order in which they are to end: those that are reached through others first."""
+    found: dict[int, list[Session]] = {}
+    for session in sessions:
+        depth, above = 0, session.via
+        while above is not None:
+            depth, above = depth + 1, above.via
+        found.setdefault(depth, []).append(session)
+    return [found[depth] for depth in sorted(found, reverse=True)]
+
+
+async def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:
     """Ask all, wait for all; then SIGTERM, and SIGKILL for what is left."""
     how = {session.id: "asked" for session in sessions}
     for session in sessions:
         session.goodbye()
-    left = _still_there(sessions, deadline)
+    left = await _still_there(sessions, deadline)
     for word, force in (("terminated", False), ("killed", True)):
         for session in left:
             how[session.id] = word
             session.transport.kill(force)
-        left = _still_there(left, clock() + TERM_SECONDS)
+        left = await _still_there(left, clock() + TERM_SECONDS)
     for session in sessions:
         if not session.over.is_set():
             session._finish(None)
     return how
 
 
-def _still_there(sessions: list[Session], deadline: float) -> list[Session]:
-    return [session for session in sessions if not session.wait_over(max(deadline - clock(), 0))]
+async def _still_there(sessions: list[Session], deadline: float) -> list[Session]:
+    return [session for session in sessions if not await session.ended_within(max(deadline - clock(), 0))]
 
 
 def _text(spec: XSpec, key: str) -> str | None:

@@ -2,6 +2,10 @@
 
 It reads the links that no thread is waiting on (it is their keeper, peer/turn.py), writes what a full link left over,
 runs timers and hears of child processes that end.  User code never runs here.
+
+What both faces do and may wait is written once, as coroutines (_session.py, _hub.py) that wait by what a loop has for
+it.  Here that is the caller's thread, which waits at once: such a coroutine never stops on the way, see run().  The
+loop of the asyncio face (aio/loop.py) has the same methods, and really awaits.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ import os
 import selectors
 import socket
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._pool import PatientPool
 from .peer.compat import clock
@@ -22,14 +26,30 @@ from .peer.turn import TICKING
 
 if TYPE_CHECKING:
     from .peer.peer import Peer
+    from .wire.mux import Port
 
 TICK = 0.005
+
+T = TypeVar("T")
+
+
+class Event(Protocol):
+    """What can happen once, and is waited for by Loop.happened()."""
+
+    def is_set(self) -> bool: ...
+
+    def set(self) -> None: ...
 
 
 class Loop:
     """Made once for the process; see get_loop()."""
 
     def __init__(self) -> None:
+        self._open()
+        self.thread = threading.Thread(target=self._run, name="execgw-loop", daemon=True)
+        self.thread.start()
+
+    def _open(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._wake_end, self._wake = socket.socketpair()
         self._wake_end.setblocking(False)
@@ -44,8 +64,32 @@ class Loop:
         self._ticking: set[Peer] = set()
         self._asked = False  # a wake-up is on its way
         self.callbacks = PatientPool(self._start_thread, self.later)
-        self.thread = threading.Thread(target=self._run, name="execgw-loop", daemon=True)
-        self.thread.start()
+
+    # -- how who calls a session waits; coroutines in name only, see run()
+
+    def event(self) -> Event:
+        """A new event."""
+        return threading.Event()
+
+    async def happened(self, event: Event, timeout: float | None) -> bool:
+        """Wait for an event; false after *timeout* seconds."""
+        assert isinstance(event, threading.Event)
+        return event.wait(timeout)
+
+    async def until(self, peer: Peer, test: Callable[[Port], Any], port: Port, timeout: float | None = None) -> Any:
+        """Wait until test(port) is true, and return it; false after *timeout* seconds."""
+        return peer.wait_until(test, port, timeout)
+
+    async def send(self, peer: Peer, port: Port, form: int, data: Any, kind: int) -> None:
+        """Send one value, when there is credit for it."""
+        peer.send(port, form, data, kind)
+
+    async def room(self, peer: Peer) -> None:
+        """Wait until what is sent now need not wait for the link; a thread may as well wait then."""
+
+    async def aside(self, function: Callable[..., T], *args: Any) -> T:
+        """Call what may block."""
+        return function(*args)
 
     # -- the keeper's side of peer/turn.py and peer/peer.py; called in any thread, under a peer's lock
 
@@ -142,23 +186,27 @@ class Loop:
 
     def _run(self) -> None:
         while True:
-            for key, events in self._selector.select(self._patience()):
-                if key.fd == self._wake_end.fileno():
-                    self._drain_wake()
-                    continue
-                for event, call in list(key.data.items()):
-                    if event & events:
-                        _guarded(call)
-            self._asked = False
-            while self._soon:
-                _guarded(self._soon.pop(0))
-            now = clock()
-            while self._timers and self._timers[0][0] <= now:
-                with self.lock:
-                    call = heapq.heappop(self._timers)[2]
-                _guarded(call)
-            if self._ticking:
-                self._tick()
+            self._step(self._patience())
+
+    def _step(self, patience: float | None) -> None:
+        """Wait that long for something to do, and do it."""
+        for key, events in self._selector.select(patience):
+            if key.fd == self._wake_end.fileno():
+                self._drain_wake()
+                continue
+            for event, call in list(key.data.items()):
+                if event & events:
+                    _guarded(call)
+        self._asked = False
+        while self._soon:
+            _guarded(self._soon.pop(0))
+        now = clock()
+        while self._timers and self._timers[0][0] <= now:
+            with self.lock:
+                call = heapq.heappop(self._timers)[2]
+            _guarded(call)
+        if self._ticking:
+            self._tick()
 
     def _patience(self) -> float | None:
         if self._soon:
@@ -187,6 +235,17 @@ def _guarded(call: Callable[[], None]) -> None:
 def _flush(peer: Any) -> None:
     peer.sweep()
     peer.flush()
+
+
+def run(steps: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits in this very thread, and so never stops on its way."""
+    try:
+        steps.send(None)
+    except StopIteration as e:
+        value: T = e.value
+        return value
+    steps.close()
+    raise RuntimeError("this belongs to an event loop: use it there, with await")
 
 
 _loop: Loop | None = None

@@ -116,37 +116,37 @@ class Outputs:
         self._streams: set[int] = set()
         self._own: dict[int, Sink] = {}  # of the gateway, by stream
         self._tasks: dict[int, dict[int, Sink]] = {}  # of channels, by number and stream
-        self._ends: dict[int, threading.Event] = {}
+        self._ends: dict[int, Any] = {}
 
-    def set(self, targets: dict[int, Target]) -> dict[int, Lines]:
+    async def set(self, targets: dict[int, Target]) -> dict[int, Lines]:
         """Where the gateway's output goes, by stream; returns the lines of those that are to be a channel."""
         self._own.update({stream: Sink(target, stream) for stream, target in targets.items()})
-        self._listen(targets)
+        await self._listen(targets)
         return {stream: lines for stream in targets if (lines := self._own[stream].lines) is not None}
 
-    def set_task(self, number: int, targets: dict[int, Target]) -> tuple[dict[int, Lines], threading.Event]:
+    async def set_task(self, number: int, targets: dict[int, Target]) -> tuple[dict[int, Lines], Any]:
         """The same for the code behind one channel, which is to start next; the event is set when all has come."""
         sinks = {stream: Sink(target, stream) for stream, target in targets.items()}
-        self._listen(targets)
+        await self._listen(targets)
         with self._lock:
             self._tasks[number] = sinks
-            done = self._ends[number] = threading.Event()
+            done = self._ends[number] = self._gateway._session.loop.event()
         return {stream: sink.lines for stream, sink in sinks.items() if sink.lines is not None}, done
 
-    def _listen(self, targets: dict[int, Target]) -> None:
+    async def _listen(self, targets: dict[int, Target]) -> None:
+        new = set(targets) - self._streams
+        if not new:
+            return
         with self._lock:
-            new = set(targets) - self._streams
-            if not new:
-                return
             if self._channel is None:
                 self._channel = self._gateway.newchannel()
                 self._channel.setcallback(self._arrived, endmarker=None)
             # What no code of its own asked for: as before.
             for stream in new:
                 self._own.setdefault(stream, Sink("inherit" if stream == 2 else "null", stream))
-            words = " ".join(map(str, sorted(new)))
-            self._gateway._session.ask("capture", 30, channels=str(self._channel.id), streams=words)
-            self._streams |= new
+        words = " ".join(map(str, sorted(new)))
+        await self._gateway._session.answer("capture", 30, channels=str(self._channel.id), streams=words)
+        self._streams |= new
 
     def _arrived(self, item: Any) -> None:
         """In a thread of the pool, one item at a time."""

@@ -28,7 +28,7 @@ class Silence(ConnectionLost):
     """Nothing was heard for so long that the worker counts as gone."""
 
 
-def start_problem(session: Session, seconds: float) -> StartError | None:
+async def start_problem(session: Session, seconds: float) -> StartError | None:
     """Why no worker came to be in *seconds*; None if one did.  The process may still run."""
     where = f"gateway {session.id!r}"
     how = session.transport.program
@@ -48,13 +48,13 @@ def start_problem(session: Session, seconds: float) -> StartError | None:
     if session.broken is None:
         doing = session.transport.doing()
         session.transport.kill(force=True)
-        session.over.wait(LAST_SECONDS)  # a relay tells the last words of its child when that has ended
+        await session.ended_within(LAST_SECONDS)  # a relay tells the last words of its child when that has ended
         ended = session.transport.ended()
         said = _said(ended.stderr if ended else session.transport.last_words(), noise)
         return StartError(f"{where}: no answer within {seconds:g} s{doing}{said}; it was started as: {how}"[:2000])
     if isinstance(session.broken, StartError):
         return session.broken
-    session.over.wait(LAST_SECONDS * 2)
+    await session.ended_within(LAST_SECONDS * 2)
     ended = session.transport.ended() or Ended()
     code, stderr = ended.exit_code, ended.stderr
     hop = session._lost_hop()

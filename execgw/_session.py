@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _bundle, _trace
-from ._loop import Loop
+from ._loop import run
 from ._reasons import LAST_SECONDS, NO_TERMINAL, Silence, obituary, start_problem
 from .errors import (
     ClosedHere,
@@ -30,6 +29,7 @@ from .wire.guarded import GuardedMux
 from .wire.mux import Mux, Port
 
 if TYPE_CHECKING:
+    from ._loop import Loop
     from .transports.base import Launch, Transport
 
 MOST_UNREAD = 4 << 20  # bytes that wait to be written while the worker goes on asking
@@ -46,12 +46,13 @@ class Session(Peer):
     """One live connection to a worker, as gateways see it.
 
     Life: begin() -> finish_start() -> ... -> goodbye() or a lost link -> over, with `lost` saying why.
+    Coroutines wait by what the loop has for it, so that they serve both faces; see _loop.py.
     """
 
     def __init__(self, transport: Transport, launch: Launch, loop: Loop, via: Session | None = None) -> None:
         self.id = launch.id
         self.transport = transport
-        self.loop = loop
+        self.loop = transport.loop = loop
         self.via = via
         mux = Mux(1) if transport.trusted else GuardedMux(1)
         super().__init__(transport, loop, mux, Codec(trusted=transport.trusted), via)
@@ -62,7 +63,7 @@ class Session(Peer):
         transport.on_writable = self._on_writable
         self.port = Port(0)  # what waits for HELLO and answers
         self.about: dict[str, str] | None = None  # what the worker said of itself
-        self.over = threading.Event()  # the process has ended, and everything is let go
+        self.over = loop.event()  # the process has ended, and everything is let go
         self.broken: Exception | None = None  # why the link ended, before that is told
         self.leaving = False  # we have asked it to end
         self.keepalive = transport.keepalive if launch.keepalive is None else launch.keepalive
@@ -105,26 +106,26 @@ class Session(Peer):
                 self.turn.start()
         self.flush()
 
-    def finish_start(self, deadline: float, seconds: float) -> None:
+    async def finish_start(self, deadline: float, seconds: float) -> None:
         """Wait for the worker's HELLO.  Raises StartError, with what it wrote to stderr; the process is then gone."""
         try:
-            self.wait_until(lambda port: self.about is not None or self.broken, self.port, deadline - clock())
-            problem = start_problem(self, seconds)
+            await self.until(lambda port: self.about is not None or self.broken, self.port, deadline - clock())
+            problem = await start_problem(self, seconds)
         except BaseException:
-            self._abandon()
+            await self.abandon()
             raise
         if problem is None:
             self.transport.started()
             return
-        self._abandon()
+        await self.abandon()
         raise problem
 
-    def _abandon(self) -> None:
+    async def abandon(self) -> None:
         """A start that failed leaves nothing behind."""
         self.leaving = True
         self.transport.kill(force=True)
         self._finish(ClosedHere(f"gateway {self.id!r} did not start"))
-        self.over.wait(LAST_SECONDS * 2)
+        await self.ended_within(LAST_SECONDS * 2)
 
     def take_in(self, data: bytes) -> None:
         """Bytes of the worker; under the lock.  Before the start marker they may be anything, a login banner say."""
@@ -181,6 +182,10 @@ class Session(Peer):
             waiter.wake()
 
     def ask(self, verb: str, timeout: float | None = None, **details: str) -> dict[str, str]:
+        """The same as answer(), in the sync face."""
+        return run(self.answer(verb, timeout, **details))
+
+    async def answer(self, verb: str, timeout: float | None = None, **details: str) -> dict[str, str]:
         """Ask the worker itself something; it answers though its code computes."""
         number = str(next(self._numbers))
         self._answers[number] = None
@@ -188,7 +193,7 @@ class Session(Peer):
             if self.lost is not None:
                 raise again(self._reason())
             self.control(f.ASK, 0, f.pack_pairs({"number": number, "verb": verb, **details}))
-            if not self.wait_until(lambda port: self._answers[number] or self.lost, self.port, timeout):
+            if not await self.until(lambda port: self._answers[number] or self.lost, self.port, timeout):
                 raise TimeoutError(f"gateway {self.id!r}: no answer to {verb!r} within {timeout} s")
             answer = self._answers[number]
         finally:
@@ -330,9 +335,15 @@ class Session(Peer):
             self.leaving = True
         self.control(f.BYE, 0)
 
-    def wait_over(self, timeout: float | None) -> bool:
-        """Wait until the process has ended."""
-        return self.over.wait(timeout)
+    # -- waiting
+
+    async def until(self, test: Callable[[Port], Any], port: Port, timeout: float | None = None) -> Any:
+        """Wait until test(port) is true, and return it; false after *timeout* seconds."""
+        return await self.loop.until(self, test, port, timeout)
+
+    async def ended_within(self, timeout: float | None) -> bool:
+        """Wait until the process has ended; false if it has not after *timeout* seconds."""
+        return await self.loop.happened(self.over, timeout)
 
 
 def _answer(asked: dict[str, str]) -> dict[str, str]:

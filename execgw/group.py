@@ -6,37 +6,31 @@ import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ._dispatch import Dispatcher, batched
+from ._face import NearGroup
 from ._hub import Hub
+from ._loop import run
 from .gateway import Gateway
 from .multi import MultiChannel
 from .peer.compat import clock
-from .peer.execmodel import ExecModel
 from .spec import XSpec
-
-if TYPE_CHECKING:
-    from ._session import Session
 
 T = TypeVar("T")
 
 
-class Group:
+class Group(NearGroup[Gateway]):
     """Gateways that belong together.  A container of them, in the order in which they were made.
 
     `with Group() as group:` ends all gateways at the end.  *xspecs* are made at once; *execmodel* is 'thread' or
     'main_thread_only', see set_execmodel.
     """
 
-    defaultspec = "popen"
+    _gateway_class = Gateway
 
     def __init__(self, xspecs: Iterable[XSpec | str | None] = (), execmodel: str = "thread") -> None:
-        self._hub = Hub()
-        self._gateways: list[Gateway] = []
-        self._leaving: list[Session] = []  # asked to end by exit(), which does not wait
-        self._execmodel = self._remote_execmodel = ExecModel(execmodel)
-        self._pid = os.getpid()
+        super().__init__(Hub(), execmodel)
         # By this name on the module: test suites replace atexit.register, and run what was given to it themselves.
         atexit.register(self._cleanup_atexit)
         for spec in xspecs:
@@ -55,13 +49,11 @@ class Group:
         away and stderr inherited.
         """
         gateway = self.makegateways([spec])[0]
-        targets = {stream: target for stream, target in ((1, stdout), (2, stderr)) if target is not None}
-        if targets:
-            try:
-                gateway._set_output(targets)
-            except BaseException:
-                self._end([gateway], 0)
-                raise
+        try:
+            run(gateway._set_output(stdout, stderr))
+        except BaseException:
+            self._end([gateway], 0)
+            raise
         return gateway
 
     def makegateways(self, specs: Iterable[XSpec | str | None]) -> list[Gateway]:
@@ -69,63 +61,7 @@ class Group:
 
         If one fails, its error is raised and none is left.
         """
-        made = [self._as_spec(spec) for spec in specs]
-        sessions = self._hub.start_all(made, self._remote_execmodel.backend)
-        gateways = [
-            Gateway(self, session, spec, str(spec.execmodel or self._execmodel.backend))
-            for session, spec in zip(sessions, made, strict=True)
-        ]
-        self._gateways.extend(gateways)
-        return gateways
-
-    def _as_spec(self, spec: XSpec | str | None) -> XSpec:
-        return spec if isinstance(spec, XSpec) else XSpec(spec or self.defaultspec)
-
-    def allocate_id(self, spec: XSpec) -> None:
-        """Give *spec* the id that its gateway will have, if it has none."""
-        self._hub.allocate_id(spec)
-
-    def set_execmodel(self, execmodel: str, remote_execmodel: str | None = None) -> None:
-        """Set how workers run tasks: 'thread' (several at a time, the first in the main thread) or 'main_thread_only'.
-
-        ValueError once the group has gateways.
-        """
-        if self._gateways:
-            raise ValueError(f"cannot set the execmodel: the group has gateways already: {self._gateways}")
-        remote = ExecModel(execmodel if remote_execmodel is None else remote_execmodel)
-        self._execmodel, self._remote_execmodel = ExecModel(execmodel), remote
-
-    @property
-    def execmodel(self) -> ExecModel:
-        """The model of this side."""
-        return self._execmodel
-
-    @property
-    def remote_execmodel(self) -> ExecModel:
-        """The model that workers get."""
-        return self._remote_execmodel
-
-    # -- finding
-
-    def __getitem__(self, key: int | str | Gateway) -> Gateway:
-        if isinstance(key, int):
-            return self._gateways[key]
-        for gateway in self._gateways:
-            if gateway is key or gateway.id == key:
-                return gateway
-        raise KeyError(key)
-
-    def __contains__(self, key: object) -> bool:
-        return any(gateway is key or gateway.id == key for gateway in self._gateways)
-
-    def __len__(self) -> int:
-        return len(self._gateways)
-
-    def __iter__(self) -> Iterator[Gateway]:
-        return iter(list(self._gateways))
-
-    def __repr__(self) -> str:
-        return f"<Group {[gateway.id for gateway in self._gateways]!r}>"
+        return run(self._make(specs))
 
     # -- using
 
@@ -173,18 +109,7 @@ class Group:
         return self._end(list(self._gateways), timeout)
 
     def _end(self, gateways: list[Gateway], timeout: float | None) -> dict[str, str]:
-        if self._pid != os.getpid():  # a forked child: the workers are its parent's
-            return {}
-        how = self._hub.end([gateway._session for gateway in gateways], timeout)
-        self._gateways = [gateway for gateway in self._gateways if gateway not in gateways]
-        return how
-
-    def _leave(self, gateway: Gateway) -> None:
-        if gateway in self._gateways:
-            self._gateways.remove(gateway)
-        self._hub.forget(gateway._session)
-        self._leaving = [left for left in self._leaving if not left.over.is_set()]
-        self._leaving.append(gateway._session)
+        return run(self._end_all(gateways, timeout))
 
     def _cleanup_atexit(self) -> None:
         if self._pid != os.getpid():
@@ -192,7 +117,7 @@ class Group:
         begun = clock()
         self.terminate(timeout=1.0)
         left = [session for session in self._leaving if not session.over.is_set()]
-        self._hub.end(left, max(1.0 - (clock() - begun), 0))
+        run(self._hub.end(left, max(1.0 - (clock() - begun), 0)))
 
     def __enter__(self) -> Group:
         return self

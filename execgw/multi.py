@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal, overload
 
+from ._face import ManyChannels
 from .channel import Channel
 from .errors import ExecgwError
 from .peer.peer import NO_ENDMARKER
 
 
-class MultiChannel:
+class MultiChannel(ManyChannels[Channel]):
     """What Group.remote_exec returns: the channels of the same code on many gateways."""
 
     def __init__(self, channels: Iterable[Channel]) -> None:
-        self._channels = list(channels)
+        super().__init__(channels)
         self._queue: queue.Queue[tuple[Channel, Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._channels)
-
-    def __iter__(self) -> Iterator[Channel]:
-        return iter(self._channels)
-
-    def __getitem__(self, key: int) -> Channel:
-        return self._channels[key]
-
-    def __contains__(self, channel: Channel) -> bool:
-        return channel in self._channels
 
     def send_each(self, item: object) -> None:
         """Send the same value on every channel."""
@@ -71,6 +60,3 @@ class MultiChannel:
                 first = first or e
         if first is not None:
             raise first
-
-    def __repr__(self) -> str:
-        return f"<MultiChannel of {len(self._channels)}>"

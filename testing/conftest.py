@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from bridge import Bridge
 
 from execgw import Gateway, Group
 from execgw._loop import get_loop
@@ -22,9 +23,10 @@ from execgw.peer.turn import clock
 
 pytest_plugins = ["listener_fixtures"]
 
-KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0"]
+# The last is popen, in the asyncio face.
+KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0", "aio"]
 if os.environ.get("EXECGW_KINDS") == "all":  # tox -e fence
-    KINDS[4:] = ["3.6.15", "3.7.16", "3.8.18", "3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0", "pypy3", "jython"]
+    KINDS[5:-1] = ["3.7.16", "3.8.18", "3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0", "pypy3", "jython"]
 # What /usr/bin/jython runs, with options of Java that halve the time of its start.
 DEBIANS_JYTHON = (
     "java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -jar /usr/share/java/jython.jar "
@@ -271,9 +273,26 @@ def make(group: Group, kind: str) -> Gateway:
     return group.makegateway(kind)
 
 
+@pytest.fixture
+def bridge(nothing_left: str) -> Iterator[Bridge]:
+    """An event loop in a thread, and a group in it, ended after the test."""
+    bridge = Bridge()
+    yield bridge
+    bridge.close()
+
+
 @pytest.fixture(params=KINDS)
 def gw(group: Group, request: pytest.FixtureRequest, _shared: _Shared) -> Gateway:
     """A gateway of every kind."""
+    if request.param == "aio":
+        made: Bridge = request.getfixturevalue("bridge")
+        return made.do(made.group.makegateway, "popen")
+    return _shared.ready() if _shares(request) else make(group, request.param)
+
+
+@pytest.fixture(params=KINDS[:-1])
+def sync_gw(group: Group, request: pytest.FixtureRequest, _shared: _Shared) -> Gateway:
+    """A gateway of every kind, in the sync face, for what is a matter of threads."""
     return _shared.ready() if _shares(request) else make(group, request.param)
 
 

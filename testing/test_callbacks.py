@@ -36,11 +36,11 @@ def test_a_callback_gets_the_items_in_order_and_the_endmarker_last(gw):
     assert got.empty()
 
 
-def test_items_that_wait_are_delivered_before_setcallback_returns(gw):
-    channel = gw.remote_exec("for n in range(10): channel.send(n)\nchannel.receive()")
+def test_items_that_wait_are_delivered_before_setcallback_returns(sync_gw):
+    channel = sync_gw.remote_exec("for n in range(10): channel.send(n)\nchannel.receive()")
     channel.gateway.remote_exec("channel.send(1)").receive()
     first = channel.receive()
-    gw._session.wait_until(lambda port: len(port.items) == 9, channel._port, 10)
+    sync_gw._session.wait_until(lambda port: len(port.items) == 9, channel._port, 10)
     got: list = []
 
     channel.setcallback(got.append)
@@ -50,8 +50,8 @@ def test_items_that_wait_are_delivered_before_setcallback_returns(gw):
     channel.send(None)
 
 
-def test_items_and_end_that_wait_are_delivered_before_setcallback_returns(gw):
-    channel = gw.remote_exec("for n in range(10): channel.send(n)")
+def test_items_and_end_that_wait_are_delivered_before_setcallback_returns(sync_gw):
+    channel = sync_gw.remote_exec("for n in range(10): channel.send(n)")
     channel.waitclose(10)
     got: list = []
 
@@ -303,9 +303,9 @@ def test_a_slow_callback_stalls_no_other_channel(gw):
     slow.waitclose(10)
 
 
-def test_many_blocked_callbacks_stall_no_further_one(gw):
+def test_many_blocked_callbacks_stall_no_further_one(sync_gw):
     gate = threading.Event()
-    channels = [gw.remote_exec("channel.receive(); channel.send(1)") for _ in range(12)]
+    channels = [sync_gw.remote_exec("channel.receive(); channel.send(1)") for _ in range(12)]
     entered: queue.Queue = queue.Queue()
     for n, channel in enumerate(channels):
         channel.setcallback(lambda item, n=n: (entered.put(n), gate.wait(20)))

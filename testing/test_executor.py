@@ -40,10 +40,11 @@ def die_on_three(number):
 def die_once(path):
     import os
 
-    if not os.path.exists(path):
-        open(path, "w").close()
-        os._exit(3)
-    return "done"
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "done"
+    os._exit(3)
 
 
 def fail(text):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import find_python
@@ -177,6 +178,20 @@ def test_the_traceback_of_an_interrupt_says_where_the_code_was_and_nothing_of_ou
 
     assert "in forever" in caught.value.formatted
     assert "execgw" not in caught.value.formatted
+
+
+@pytest.mark.parametrize("kind", ["popen", "2.7.18", "3.6.15", "3.13.0"])
+def test_a_c_function_that_is_called_by_its_name_is_interrupted(group: Group, kind: str) -> None:
+    gw = group.makegateway("popen" if kind == "popen" else f"popen//python={find_python(kind)}")
+    future = gw.submit(time.sleep, 3600)
+    while not gw.remote_status().numexecuting:
+        pass
+
+    told = gw.interrupt()
+
+    assert list(told.values()) == ["interrupted"]
+    with pytest.raises(RemoteError, match="KeyboardInterrupt"):
+        future.result(20)
 
 
 def test_code_may_catch_the_interrupt_and_go_on(gw: Gateway) -> None:

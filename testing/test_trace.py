@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from execgw import Group, _trace
-from execgw._loop import get_loop
+from execgw._loop import get_loop, run
 from execgw._session import Session
 from execgw.cli import main
 from execgw.gateway import Gateway
@@ -109,7 +109,7 @@ def test_a_recorded_session_replays_into_a_near_side(trace: Path) -> None:
     launch = Launch("a", XSpec("popen"))
     session = Session(Replay(trace), launch, get_loop())
     session.begin(launch, "thread")
-    session.finish_start(float("inf"), 30)
+    run(session.finish_start(float("inf"), 30))
     gateway = Gateway(Group(), session, launch.spec, "thread")
 
     channel = gateway.remote_exec("channel.send(channel.receive() * 7)")

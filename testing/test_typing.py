@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 SCRIPT = """
@@ -40,6 +42,33 @@ def use(specs: list[str]) -> None:
         print(e.args, isinstance(e, execgw.ExecgwError))
 """
 
+AWAITING = """
+import asyncio
+
+from execgw import aio
+
+
+def triple(x: int) -> int:
+    return 3 * x
+
+
+async def use(specs: list[str]) -> None:
+    async with aio.Group(specs, execmodel="thread") as group:
+        first, second = await group.makegateways(["popen//id=a", "popen//via=a"])
+        channel: aio.Channel = await first.remote_exec("channel.send(channel.receive() + 1)")
+        await channel.send(1)
+        await channel.receive(timeout=5)
+        channel.setcallback(print, endmarker=None, pass_error=True)
+        await channel.waitclose(5.0)
+        nine: asyncio.Task[int] = first.submit(triple, 3)
+        reveal_type(await first.call(triple, 1))
+        many: aio.MultiChannel = await group.remote_exec("pass")
+        await many.send_each({"any": await nine})
+        for one, item in await many.receive_each(withchannel=True):
+            one.close(str(item))
+        print((await second.remote_status()).numexecuting, (await group.terminate(timeout=5.0))["a"])
+"""
+
 
 def mypy(tmp_path: Path, text: str) -> tuple[int, str]:
     script = tmp_path / "script.py"
@@ -52,8 +81,9 @@ def mypy(tmp_path: Path, text: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_a_script_that_uses_everything_is_clean_under_mypy_strict(tmp_path: Path) -> None:
-    code, said = mypy(tmp_path, SCRIPT)
+@pytest.mark.parametrize("script", [SCRIPT, AWAITING], ids=["sync", "asyncio"])
+def test_a_script_that_uses_everything_is_clean_under_mypy_strict(tmp_path: Path, script: str) -> None:
+    code, said = mypy(tmp_path, script)
 
     assert code == 0, said
     assert 'Revealed type is "int"' in said or 'Revealed type is "builtins.int"' in said

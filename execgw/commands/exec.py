@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import transports
+from .._loop import run
 from ..channel import Channel
 from ..errors import RemoteError
 from ..gateway import Gateway
@@ -140,7 +141,8 @@ class _Runs:
         self._left += 1
         code = 1  # until it says otherwise
         seen = {1: 0, 2: 0}  # bytes of stdout and stderr
-        channel: Channel = gateway._run(("function", TASK.read_text("utf-8"), str(TASK), "main", (), options))
+        task = ("function", TASK.read_text("utf-8"), str(TASK), "main", (), options)
+        channel: Channel = run(gateway._run(task))
 
         def arrived(item: Any, error: Exception | None = None) -> None:
             if item is _ended:

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from .._loop import run
 from ..errors import GatewayClosed, SpecError
 from ..group import Group
 from ..transports.address import parse_address
@@ -43,10 +44,10 @@ def add(commands: Commands) -> None:
     listen.add_argument(
         "--python", metavar="COMMAND", help="the interpreter of the listener and, by default, of workers"
     )
-    listen.set_defaults(run=run)
+    listen.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """Listen until SIGINT or SIGTERM."""
     address = parse_address(args.address, any_port=True)
     token = read_token(f"file:{args.token_file}")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     with Group() as group:
         gateway = group.makegateway("popen" if args.python is None else f"popen//python={args.python}")
-        channel = gateway._run(task)
+        channel = run(gateway._run(task))
         try:
             said = channel.receive()
             if said[0] == "failed":

@@ -10,7 +10,7 @@ from .peer import ENDED, NO_ENDMARKER, NO_ITEM
 from .tracebacks import current
 
 if False:  # for mypy only: Python 2.7 has no typing module
-    from typing import Any, Callable, Optional  # noqa: F401
+    from typing import Any, Callable, Iterator, Optional  # noqa: F401
 
     from ..wire.mux import Port  # noqa: F401
 
@@ -46,6 +46,16 @@ class Callback(object):
 
     def run(self):
         # type: () -> None
+        """In a thread of the pool: deliver what is here."""
+        for _ in self.calls():
+            pass
+
+    def calls(self):
+        # type: () -> Iterator[Any]
+        """Call the callback for each item that is here, and yield what it returned.
+
+        Who awaits that, for the asyncio face, throws in here what comes of it.
+        """
         while True:
             item = self.peer.receive(self.port, wait=False)
             if item is NO_ITEM:
@@ -56,14 +66,14 @@ class Callback(object):
                 continue
             try:
                 if item is ENDED:
-                    self._end()
+                    yield self._end()
                     self._finish()
                     return
                 value = self.codec.decode(item[0], item[1])
                 if self.pass_error:
-                    self.callback(value, error=None)
+                    yield self.callback(value, error=None)
                 else:
-                    self.callback(value)
+                    yield self.callback(value)
             except BaseException as e:
                 self.error = e
                 if item is ENDED:
@@ -74,15 +84,16 @@ class Callback(object):
                 return
 
     def _end(self):
-        # type: () -> None
+        # type: () -> Any
         error = self.port.error
         if self.pass_error:
             if isinstance(error, bytes):
                 error = unpack_error(self.codec, error)
             marker = None if self.endmarker is NO_ENDMARKER else self.endmarker
-            self.callback(marker, error=error)
-        elif self.endmarker is not NO_ENDMARKER:
-            self.callback(self.endmarker)
+            return self.callback(marker, error=error)
+        if self.endmarker is not NO_ENDMARKER:
+            return self.callback(self.endmarker)
+        return None
 
     def _finish(self):
         # type: () -> None

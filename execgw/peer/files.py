@@ -64,6 +64,8 @@ class ReadFile(_File):
         # type: (Any, bool) -> None
         _File.__init__(self, channel, proxyclose)
         self._parts = []  # type: List[Any]
+        self._searched = 0  # parts in which there is no end of a line
+        self._before = 0  # characters in those
 
     def _more(self):
         # type: () -> bool
@@ -78,31 +80,39 @@ class ReadFile(_File):
         """The first *count* characters of what has arrived."""
         whole = self._parts[0][:0].join(self._parts) if self._parts else ""
         self._parts = [whole[count:]] if len(whole) > count else []
+        self._searched = self._before = 0
         return whole[:count]
+
+    def _size(self):
+        # type: () -> int
+        return sum([len(part) for part in self._parts])
+
+    def _line(self):
+        # type: () -> int
+        """The size of the first line, or 0 while its end is not here."""
+        while self._searched < len(self._parts):
+            part = self._parts[self._searched]
+            found = part.find(b"\n" if isinstance(part, bytes) and not isinstance(part, str) else "\n")
+            if found >= 0:
+                return int(self._before + found + 1)
+            self._before += len(part)
+            self._searched += 1
+        return 0
 
     def read(self, size=-1):
         # type: (int) -> Any
         """Up to *size* characters, waiting until they have come or the channel has ended; all of it by default."""
-        while (size < 0 or sum([len(part) for part in self._parts]) < size) and self._more():
+        while (size < 0 or self._size() < size) and self._more():
             pass
-        return self._take(size if size >= 0 else sum([len(part) for part in self._parts]))
+        return self._take(size if size >= 0 else self._size())
 
     def readline(self):
         # type: () -> Any
         """The next line with its end, or what is left, or '' at the end."""
-        found = -1
-        before = 0
-        index = 0
-        while True:
-            while index < len(self._parts):
-                part = self._parts[index]
-                found = part.find(b"\n" if isinstance(part, bytes) and not isinstance(part, str) else "\n")
-                if found >= 0:
-                    return self._take(before + found + 1)
-                before += len(part)
-                index += 1
+        while not self._line():
             if not self._more():
-                return self._take(before)
+                return self._take(self._size())
+        return self._take(self._line())
 
     def __iter__(self):
         # type: () -> Iterator[Any]

@@ -12,7 +12,6 @@ Three locks, taken in this order and never held while blocking:
     writing    who writes to the link; only ever tried, so that a full pipe blocks nobody but the writer
 """
 
-from ..wire import codec as values
 from ..wire import frames as f
 from ..wire.errors import RemoteProtocolError
 from ..wire.mux import FRAME_COST, HEARD, PART, PORT, TASK
@@ -83,27 +82,30 @@ class Peer(object):
 
         Without *wait* only what is here already counts; the link is not looked at.
         """
-        if self.out:
-            self.flush()
         more = 0
         with self.lock:
-            if not port.items and not port.ended:
-                if not wait or not self.turn.until(_has_item, port, timeout):
-                    return NO_ITEM
-            if not port.items:
-                return ENDED
-            item = self.mux.take(port)
-            if port.consumed + port.window - port.granted >= self.mux.window // 2:
-                more = self.mux.grant(port)
+            if not _has_item(port) and not (wait and self.turn.until(_has_item, port, timeout)):
+                item = NO_ITEM  # type: Any
+            elif not port.items:
+                item = ENDED
+            else:
+                item = self.mux.take(port)
+                if port.consumed + port.window - port.granted >= self.mux.window // 2:
+                    more = self.mux.grant(port)
         if more:
             self.control(f.CREDIT, port.number, f.pack_credit(more))
+        elif self.out:  # what we have read for others was perhaps a question, and this is our answer
+            self.flush()
         return item
 
     def wait_until(self, test, port, timeout=None):
         # type: (Callable[[Port], Any], Port, Optional[float]) -> Any
         """Wait for something else about a port; *test* is called under the lock."""
         with self.lock:
-            return self.turn.until(test, port, timeout)
+            found = self.turn.until(test, port, timeout)
+        if self.out:
+            self.flush()
+        return found
 
     def read_now(self):
         # type: () -> None
@@ -176,7 +178,9 @@ class Peer(object):
         # type: (Port, int, Any, int) -> None
         """Send one value; waits while the channel has no credit.  The caller has checked that it is open."""
         if type(data) is list or len(data) > CHUNK:
-            self._send_large(port, kind, form, data if type(data) is list else [data])
+            from .large import send_large
+
+            send_large(self, port, kind, form, data)
             return
         size = len(data)
         self.send_lock.acquire()
@@ -201,6 +205,11 @@ class Peer(object):
                 self.keeper.flush_soon(self)
         else:
             self._write_now(frame)
+
+    def has_room(self):
+        # type: () -> bool
+        """Whether senders of data need not wait for the link."""
+        return self.out_size <= HIGH_WATER
 
     def _write_now(self, frame):
         # type: (bytes) -> None
@@ -291,54 +300,12 @@ class Peer(object):
                     self.link.want_write()
                 return False
 
-    def _send_large(self, port, kind, form, pieces):
-        # type: (Port, int, int, List[Any]) -> None
-        """A value of several pieces or chunks; other channels' frames go between its chunks."""
-        left = sum([len(piece) for piece in pieces])
-        self._own(port)
-        started = False
-        try:
-            for chunk, size in _chunks(pieces, self.link.chunk):
-                left -= size
-                self._chunk_credit(port)
-                with self.send_lock:
-                    header = self.mux.header(kind, f.MORE if left else 0, form, port.number, size)
-                    port.sent += size + FRAME_COST
-                    self.out.append(header)
-                    # What is still queued when send() returns must not change when the caller changes his buffer.
-                    self.out.extend([bytes(part) for part in chunk] if form == values.BUFFERS else chunk)
-                    self.out_size += size + f.HEADER_SIZE
-                started = left > 0
-                self._push()
-        finally:
-            if started:
-                self._queue(f.DATA, port.number, b"", f.ABORT)
-            if self.out:  # an exception got us out of waiting for the link: the loop writes what is left
-                self.flush()
-            port.busy = False
-            self._wake_port(port)
-
-    def _own(self, port):
-        # type: (Port) -> None
-        """Be the one whose chunks go out on this port."""
-        while True:
-            with self.send_lock:
-                if not port.busy and not port.send_closed:
-                    port.busy = True
-                    return
-            self._wait_to_send(port)
-
-    def _chunk_credit(self, port):
-        # type: (Port) -> None
-        while port.send_closed or port.allowed <= port.sent or self.out_size > HIGH_WATER:
-            self._wait_to_send(port, mine=True)
-
     def _wait_to_send(self, port, mine=False):
         # type: (Port, bool) -> None
         """Wait for credit, for the end of another thread's value, or for room in the link."""
         from .blocked import wait_to_send
 
-        if self.out_size > HIGH_WATER:
+        if not self.has_room():
             self._push()
         wait_to_send(self, port, mine)
         if port.send_closed:
@@ -351,12 +318,6 @@ class Peer(object):
             if self.lost is not None:
                 raise again(self.lost)
             raise OSError("cannot send on channel %d: it is closed" % port.number)
-
-    def _wake_port(self, port):
-        # type: (Port) -> None
-        # Always under the lock: who has just tested, and is about to wait, is in no list yet.
-        with self.lock:
-            self.turn.changed(port)
 
     # -- ending
 
@@ -422,23 +383,3 @@ def behind(pieces, done):
             return ([memoryview(piece)[done:]] if done else [piece]) + pieces[index + 1 :]
         done -= size
     return []
-
-
-def _chunks(pieces, chunk_size):
-    # type: (List[Any], int) -> Any
-    """Cut pieces into (list of slices, size) of at most chunk_size bytes, without copying."""
-    chunk = []  # type: List[Any]
-    room = chunk_size
-    for piece in pieces:
-        at, size = 0, len(piece)
-        whole = memoryview(piece) if size > room else piece
-        while size - at > room:
-            chunk.append(whole[at : at + room])
-            at += room
-            yield chunk, chunk_size
-            chunk, room = [], chunk_size
-        if at < size:
-            chunk.append(whole[at:] if at else piece)
-            room -= size - at
-    if chunk or room == chunk_size:
-        yield chunk, chunk_size - room

@@ -21,6 +21,7 @@ class Kind(Protocol):
 
     keys   the further spec keys that it understands
     start  starts a worker; *via* is the session of the gateway that the spec's via= names, if any
+    quick  (may be missing) whether start never blocks for long; else the asyncio face calls it in another thread
     """
 
     @property

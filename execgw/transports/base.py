@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .._loop import get_loop
 from ..errors import StartError
 
 if TYPE_CHECKING:
+    from .._loop import Loop
     from .._session import Session
     from ..spec import XSpec
 
@@ -50,6 +52,7 @@ class Launch:
     env: dict[str, str] = field(default_factory=dict)
     keepalive: float | None = None
     other: Callable[[str], Session | None] | None = None  # the gateway of the group that a key of the spec names
+    loop: Loop = field(default_factory=get_loop, compare=False)
 
     def bare(self) -> Launch:
         """The same without surroundings: they are not meant for the program that reaches the interpreter."""
@@ -68,8 +71,10 @@ class Transport:
     group     the process group that was made for the worker; 1: it leads one of its own, whose number is not known here
     keepalive seconds without a sign of life after which the worker takes us for gone; 0: it would hear of our end
     hears_of_death  it tells the end of a worker that was cut off; else one that is silent for keepalive counts as gone
+    loop      what serves its descriptors and timers, and nothing else may: launch.loop; its session sets it, too
     """
 
+    loop: Loop
     trusted = False
     chunk = 64 * 1024
     window = 1 << 20
@@ -189,7 +194,8 @@ _waiting = _Waiting()
 class SocketTransport(Transport):
     """A transport over one connected socket."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, loop: Loop | None = None) -> None:
+        self.loop = loop or get_loop()
         sock.setblocking(False)
         self.sock = sock
         _shared_sockets.add(sock)
@@ -269,22 +275,16 @@ class SocketTransport(Transport):
             poller.poll(500 if timeout is None else timeout * 1000)
 
     def want_write(self) -> None:
-        from .._loop import get_loop
-
-        loop = get_loop()
-        with loop.lock:
+        with self.loop.lock:
             if self._fd >= 0:
-                loop.when_writable(self._fd, self.on_writable)
+                self.loop.when_writable(self._fd, self.on_writable)
 
     def close_link(self) -> None:
-        from .._loop import get_loop
-
-        loop = get_loop()
-        with loop.lock:
+        with self.loop.lock:
             fd, self._fd = self._fd, -1
             if fd < 0:
                 return
-            loop.forget(fd)
+            self.loop.forget(fd)
             _shared_sockets.discard(self.sock)
             try:
                 self.sock.shutdown(socket.SHUT_RDWR)  # a thread that waits on it wakes

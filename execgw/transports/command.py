@@ -97,6 +97,7 @@ class CommandKind:
     """cmd=ARGV PREFIX"""
 
     keys: tuple[str, ...] = ()
+    quick = True
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
         text = value_of(launch, "cmd")
@@ -114,6 +115,7 @@ class ShorthandKind:
     """docker=NAME and the like: a fixed prefix around one name."""
 
     keys: tuple[str, ...] = ()
+    quick = True
 
     def __init__(self, key: str, before: tuple[str, ...], after: tuple[str, ...] = ()) -> None:
         self.key, self.before, self.after = key, before, after

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .._loop import get_loop
 from ..errors import SpecError
 from .base import Ended, Launch, SocketTransport, Transport
 
 if TYPE_CHECKING:
+    from .._loop import Loop
     from .._session import Session
 
 
@@ -29,9 +29,9 @@ class MemoryTransport(SocketTransport):
     trusted = True
     program = "a thread of this process"
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Loop | None = None) -> None:
         ours, theirs = socket.socketpair()
-        super().__init__(ours)
+        super().__init__(ours, loop)
         self._over = False
         self._on_end: Callable[[], None] | None = None
         fd = theirs.detach()
@@ -40,7 +40,7 @@ class MemoryTransport(SocketTransport):
             try:
                 _serve(fd)
             finally:
-                get_loop().call_soon(self._end)
+                self.loop.call_soon(self._end)
 
         threading.Thread(target=serve, name="execgw-memory", daemon=True).start()
 
@@ -61,7 +61,7 @@ class MemoryTransport(SocketTransport):
 
     def kill(self, force: bool) -> None:
         """No thread can be killed: one that computes on after the end of its link is left to itself."""
-        get_loop().call_soon(self._end)
+        self.loop.call_soon(self._end)
 
 
 class _TextsAlone(dict[str, str]):
@@ -78,7 +78,8 @@ def _serve(fd: int) -> None:
     from ..worker.link import FdLink
     from ..worker.serve import Server
 
-    execute._sources = _TextsAlone()
+    if not isinstance(execute._sources, _TextsAlone):  # once: steer.py has taken it by name
+        execute._sources = _TextsAlone()
     link = FdLink(fd, fd)
     try:
         Server(link, owns_process=False).serve()
@@ -91,6 +92,7 @@ class MemoryKind:
     """memory"""
 
     keys: tuple[str, ...] = ()
+    quick = True
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
         for key in ("python", "chdir", "nice", "via"):
@@ -98,4 +100,4 @@ class MemoryKind:
                 raise SpecError(f"{str(launch.spec)!r}: {key}= has no meaning inside this process; try popen")
         if launch.env:
             raise SpecError(f"{str(launch.spec)!r}: env: has no meaning inside this process; try popen")
-        return MemoryTransport()
+        return MemoryTransport(launch.loop)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _bundle
-from .._loop import get_loop
 from ..errors import PythonNotFound, SpecError, StartError
 from ..wire.printable import PrintableBytes
 from .base import Ended, Launch, SocketTransport
@@ -66,10 +65,10 @@ class ProcessTransport(SocketTransport):
         finally:
             theirs.close()
             os.close(their_err)
-        super().__init__(ours)
+        super().__init__(ours, launch.loop)
         os.set_blocking(err, False)
         self._err = err
-        loop = get_loop()
+        loop = self.loop
         loop.when_readable(err, self._read_stderr)
         try:
             self._pidfd = os.pidfd_open(self.process.pid)
@@ -101,14 +100,14 @@ class ProcessTransport(SocketTransport):
         self._unseen.append(data)
         if self._showing:
             err = self._err
-            get_loop().forget(err)  # until this is shown: who writes too much waits, as it would on a terminal
+            self.loop.forget(err)  # until this is shown: who writes too much waits, as it would on a terminal
 
             def show() -> None:
                 self._show()
                 if self._err == err:
-                    get_loop().when_readable(err, self._read_stderr)
+                    self.loop.when_readable(err, self._read_stderr)
 
-            get_loop().callbacks.submit(show)
+            self.loop.callbacks.submit(show)
         elif len(self._unseen) > 64:  # before the start nothing is shown; an endless banner must not fill the memory
             del self._unseen[0]
 
@@ -126,14 +125,13 @@ class ProcessTransport(SocketTransport):
     def started(self) -> None:
         self._showing = True
         if self._unseen:
-            get_loop().callbacks.submit(self._show)
+            self.loop.callbacks.submit(self._show)
 
     def _close_stderr(self) -> None:
-        loop = get_loop()
-        with loop.lock:
+        with self.loop.lock:
             err, self._err = self._err, -1
             if err >= 0:
-                loop.forget(err)
+                self.loop.forget(err)
                 os.close(err)
 
     # -- the process
@@ -150,14 +148,14 @@ class ProcessTransport(SocketTransport):
         if self._pidfd < 0:
             done = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if done is None:
-                get_loop().later(WITHOUT_PIDFD, self._look)
+                self.loop.later(WITHOUT_PIDFD, self._look)
                 return
         # The leader is a zombie still: its pid, and so the group's number, cannot belong to anybody else.
         _signal_group(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
         if self._pidfd >= 0:
-            with get_loop().lock:
-                get_loop().forget(self._pidfd)
+            with self.loop.lock:
+                self.loop.forget(self._pidfd)
                 os.close(self._pidfd)
                 self._pidfd = -1
         if self._err >= 0:
@@ -253,6 +251,7 @@ class PopenKind:
     """popen, popen//python=python3.9, popen//python=sudo -u joe python3"""
 
     keys: tuple[str, ...] = ()
+    quick = True
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
         words: list[str | None] = [*interpreter(launch)] or [None]

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._loop import get_loop
 from ..errors import HostNotFound, HostNotReached, StartError
 from .base import Ended, Launch, Transport
 from .channel import RelayTransport
@@ -109,7 +108,7 @@ class TlsTransport(_Sealing, TcpTransport):
         return TcpTransport.write(self, [data])
 
     def _when_room(self, call: Callable[[], None]) -> None:
-        loop = get_loop()
+        loop = self.loop
         with loop.lock:
             if self._fd >= 0:
                 loop.when_writable(self._fd, call)
@@ -141,8 +140,8 @@ class RelaySocketTransport(_Sealing, RelayTransport):
     def attach(self, session: Session) -> None:
         super().attach(session)
         self.guard.start()
-        get_loop().call_soon(self._on_room)
-        get_loop().later(self.plan.seconds, self._too_late)
+        self.loop.call_soon(self._on_room)
+        self.loop.later(self.plan.seconds, self._too_late)
 
     def _too_late(self) -> None:
         with self._via.lock:
@@ -155,7 +154,7 @@ class RelaySocketTransport(_Sealing, RelayTransport):
             self._ended = Ended()
             self.child._on_link_end(problem)
             if self._on_end is not None:
-                get_loop().call_soon(self._on_end)
+                self.loop.call_soon(self._on_end)
 
     def _take_in(self, data: bytes) -> None:
         before = self.guard.done
@@ -169,7 +168,7 @@ class RelaySocketTransport(_Sealing, RelayTransport):
             return
         if not before or self.guard.secure:
             self._wanted = self._wanted or (self.guard.done and not before)
-            get_loop().call_soon(self._on_room)
+            self.loop.call_soon(self._on_room)
         if plain:
             self.child.take_in(plain)
 
@@ -210,4 +209,4 @@ class RelaySocketTransport(_Sealing, RelayTransport):
         return RelayTransport.write(self, [data])
 
     def _when_room(self, call: Callable[[], None]) -> None:
-        get_loop().later(0.002, call)
+        self.loop.later(0.002, call)

@@ -21,7 +21,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._loop import get_loop
 from . import at_end
 from .base import Launch
 from .command import CommandTransport
@@ -58,7 +57,7 @@ class SharedTransport(CommandTransport):
 
     def release(self, word: bytes, more: bytes = b"") -> None:
         """Tell the waiting process how to go on."""
-        loop = get_loop()
+        loop = self.loop
         with loop.lock:
             try:
                 self.sock.send(word + more)  # the first bytes on it: there is room
@@ -75,7 +74,7 @@ class SharedTransport(CommandTransport):
         return super().write(pieces) if self._go.is_set() else 0
 
     def want_write(self) -> None:
-        with get_loop().lock:
+        with self.loop.lock:
             if not self._go.is_set():
                 self._wanted = True
                 return

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import _bundle
-from .._loop import get_loop
 from ..errors import HostNotFound, HostNotReached, SpecError, StartError
 from ..peer.compat import clock
 from ..peer.turn import WATCHING
@@ -233,7 +232,7 @@ class TcpTransport(SocketTransport):
             raise guard.ended() from e
 
     def _hand_over(self, sock: socket.socket, guard: Guard, rest: bytes) -> None:
-        session, loop = self.session, get_loop()
+        session, loop = self.session, self.loop
         sock.setblocking(False)
         with self._changing:
             self._trying = None
@@ -285,7 +284,7 @@ class TcpTransport(SocketTransport):
                 pass
         self.close_link()
         if self._on_end is not None:
-            get_loop().call_soon(self._on_end)
+            self.loop.call_soon(self._on_end)
 
     def close_link(self) -> None:
         with self._changing:

@@ -35,7 +35,7 @@ _root = os.path.dirname(_here)
 OWN = tuple([_root + "/" + room + "/" for room in ("wire", "peer", "worker")])
 TASKS = _here + "/tasks/"
 CALL_USER_CODE = [_execute.__code__] + [
-    part.__dict__[name].__code__ for part, name in ((Task, "_run"), (Callback, "run"), (Callback, "_end"))
+    part.__dict__[name].__code__ for part, name in ((Task, "_run"), (Callback, "calls"), (Callback, "_end"))
 ]
 BUSY_WITH_US = [Task.__dict__["_error"].__code__]  # it waits, for a module say, while it tells how the code ended
 WAITS = [Turn.__dict__[name].__code__ for name in ("_wait_outside", "_park")]
