@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import transports
 from ._loop import get_loop
@@ -18,6 +18,9 @@ from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .spec import XSpec
 from .transports.base import Launch
+
+if TYPE_CHECKING:
+    from .transports.factory import Factory
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
@@ -32,6 +35,7 @@ class Hub:
         self.lock = threading.Lock()
         self.sessions: dict[str, Session] = {}
         self.reserved: set[str] = set()  # ids whose gateways are being started
+        self.factory: Factory | None = None  # of the later popen gateways
         self._counter = 0
 
     # -- names
@@ -60,7 +64,7 @@ class Hub:
         chosen = self._kind_of(spec)
         kind = transports.kind(chosen)
         execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
-        via = self._other(spec, "via")
+        factory, via = self._factory(spec, chosen)
         _text(spec, "id")
         _seconds(spec, "start_timeout", START_SECONDS)  # what is wrong with a spec is said before anything is started
         name = self.allocate_id(spec)
@@ -74,6 +78,7 @@ class Hub:
                 nice=_number(spec, "nice"),
                 env=dict(spec.env),
                 keepalive=_seconds(spec, "keepalive", None, zero=True),
+                factory=factory,
                 other=functools.partial(self._other, spec),
             )
             loop = get_loop()
@@ -139,6 +144,38 @@ class Hub:
         if other.lost is not None:
             raise StartError(f"{str(spec)!r}: {key}={name!r} has ended: {other.lost}")
         return other
+
+    # -- factories
+
+    def _factory(self, spec: XSpec, chosen: str) -> tuple[Factory | None, Session | None]:
+        """(the factory on this host that is to start the worker, the gateway that it is reached through)."""
+        via, name = self._other(spec, "via"), spec.factory
+        plain = chosen == "popen" and via is None and not (spec.python or spec.nice or spec.dont_write_bytecode)
+        if self.factory is not None and (name == self.factory.name or (not name and plain)):
+            if not plain:
+                raise SpecError(f"{str(spec)!r}: a factory has one interpreter: no python=, nice= or via= with it")
+            return self.factory, None
+        if (spec.lease or spec.idle) and name in (None, "none"):
+            raise SpecError(f"{str(spec)!r}: lease= and idle= are for workers of a factory: give factory=NAME")
+        if not name or name == "none":
+            return None, via
+        if not plain:
+            raise SpecError(f"{str(spec)!r}: a factory has one interpreter: no python=, nice= or via= with it")
+        if name == "local":
+            raise SpecError(f"{str(spec)!r}: this group has no factory of its own: call setlocalfactory() first")
+        return None, self._other(spec, "factory")
+
+    def set_factory(self, factory: Factory) -> None:
+        """The later popen gateways come from it."""
+        if self.factory is not None:
+            raise ValueError(f"this group has a factory already: {self.factory}; terminate() ends it")
+        self.factory = factory
+
+    def end_factory(self) -> None:
+        """End the group's own factory, and what is left of its workers."""
+        factory, self.factory = self.factory, None
+        if factory is not None:
+            factory.close()
 
     # -- ending
 

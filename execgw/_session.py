@@ -63,6 +63,7 @@ class Session(Peer):
 
     def __init__(self, transport: Transport, launch: Launch, loop: Loop, via: Session | None = None) -> None:
         self.id = launch.id
+        self.spec = launch.spec
         self.transport = transport
         self.loop = loop
         self.via = via
@@ -384,7 +385,7 @@ class Session(Peer):
             return ClosedHere(text) if isinstance(hop.lost, ClosedHere) else ConnectionLost(text)
         if isinstance(self.broken, _Silence):  # the exit code is that of our own kill
             return ConnectionLost(f"gateway {self.id!r}: connection lost: {self.broken}{_said(stderr, b'')}")
-        how = _exit(code)
+        how = f"{ended.why}; {_exit(code)}" if ended and ended.why else _exit(code)
         if isinstance(self.broken, RemoteProtocolError):  # the exit code may be that of our own kill
             how = f"the worker broke the rules of the protocol: {self.broken}; {how}"
         lost = ConnectionLost(f"gateway {self.id!r}: connection lost ({how}){_said(stderr, b'')}")

@@ -1,0 +1,443 @@
+"""factory=NAME, and a group's later popen gateways: workers that a fork server on this host starts in milliseconds.
+
+A Factory is the link to a fork server (worker/tasks/factory.py): one of our own, or one that `execgw service` runs for
+all processes of this user.  Each worker gets one end of a socket pair and of a pipe for its stderr over that link, so
+its bytes go straight to us; the link tells how it ends, and its end is the end of its workers.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .. import _bundle
+from .._loop import get_loop
+from .._version import __version__
+from ..errors import HandshakeError, HostNotReached, SpecError, StartError
+from .base import Ended, Launch, _shared_sockets
+from .channel import task_source
+from .process import StderrTransport, link_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .._session import Session
+
+START_SECONDS = 30.0  # for the fork server to be ready, its modules preloaded
+END_SECONDS = 3.0  # for it to end: it gives its workers 1.3
+PIECE = 64 * 1024
+PIDFD_SIGNAL_PROCESS_GROUP = 4  # of Linux 6.9
+LOCAL = "local"  # the name of a group's own factory
+NONE = "none"  # factory=none: no factory
+
+
+class FactoryTransport(StderrTransport):
+    """A worker that a factory on this host has started."""
+
+    trusted = True
+    group = 1
+
+    def __init__(self, launch: Launch, factory: Factory) -> None:
+        self.factory = factory
+        self.number = 0
+        self.pid = 0
+        self.lease = deadline(launch, "lease")
+        self.idle = deadline(launch, "idle")
+        self.where = f"gateway {launch.id!r}"
+        self.program = f"a worker of {factory}"
+        self.session: Session | None = None
+        self._pidfd = -1
+        self._seen = 0  # frames
+        ours, theirs = link_pair()
+        err, their_err = os.pipe()
+        super().__init__(ours, err)
+        # Open until the factory has answered, so that its answer is here before an end of file can be.
+        self._theirs: socket.socket | None = theirs
+        self._their_err = their_err
+        _shared_sockets.add(theirs)
+        try:
+            factory.start(self)
+        except BaseException:
+            self._let_go()
+            self._ended = Ended()
+            self.close()
+            raise
+        if self.idle is not None:
+            self._watch(self.idle / 4)
+
+    def attach(self, session: Session) -> None:
+        self.session = session
+
+    def descriptors(self) -> list[int]:
+        """What the worker gets: its link and its stderr."""
+        assert self._theirs is not None
+        return [self._theirs.fileno(), self._their_err]
+
+    def _let_go(self) -> None:
+        theirs, self._theirs = self._theirs, None
+        if theirs is not None:
+            _shared_sockets.discard(theirs)
+            theirs.close()
+            os.close(self._their_err)
+
+    # -- told by the factory; in the loop
+
+    def on_started(self, pid: int, pidfd: int) -> None:
+        """It runs."""
+        self.pid, self._pidfd = pid, pidfd
+        self._let_go()
+
+    def on_refused(self, why: str) -> None:
+        """It was not started."""
+        self._ended = Ended()
+        session = self.session
+        if session is not None:
+            with session.lock:
+                session._on_link_end(StartError(f"{self.where}: {self.factory} refuses: {why}"))
+        self._let_go()
+        self._end(Ended())
+
+    def on_ended(self, code: int | None, why: str) -> None:
+        """It has ended."""
+        if self._ended is not None:
+            return
+        self._let_go()
+        self._close_pidfd()
+        self._read_last_stderr()
+        self._end(Ended(code, self.last_words(), why))
+
+    def on_factory_gone(self) -> None:
+        """The worker lives on without it, for its link is ours; but nobody would end one that has a deadline."""
+        if self._ended is not None:
+            return
+        if not self.pid:
+            self.on_refused("it has ended")
+        elif self._pidfd < 0:
+            self.on_ended(None, "the factory that watched it has ended")
+        else:
+            get_loop().when_readable(self._pidfd, lambda: self.on_ended(None, why))
+            why = ""
+            if self.lease is not None or self.idle is not None:
+                why = "the factory that watched its deadline has ended"
+                self.kill(force=True)
+
+    def _close_pidfd(self) -> None:
+        with get_loop().lock:
+            fd, self._pidfd = self._pidfd, -1
+            if fd >= 0:
+                get_loop().forget(fd)
+                os.close(fd)
+
+    # -- the process
+
+    def kill(self, force: bool) -> None:
+        if self._ended is not None:
+            return
+        number = int(signal.SIGKILL if force else signal.SIGTERM)
+        if self.factory.tell({"do": "signal", "n": self.number, "number": number}) or self._pidfd < 0:
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, number, None, PIDFD_SIGNAL_PROCESS_GROUP)
+        except OSError:  # an older kernel: the leader; what it has started ends with what it holds open
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def renew(self, seconds: float | None) -> None:
+        self.factory.tell({"do": "renew", "n": self.number, "seconds": seconds})
+
+    def _watch(self, pause: float) -> None:
+        """Tell the factory now and then that the worker is not idle."""
+
+        def look() -> None:
+            session = self.session
+            if self._ended is not None or (session is not None and session.lost is not None):
+                return
+            if session is not None:
+                frames = session.mux.seq + session.mux.received_seq
+                if frames != self._seen:
+                    self._seen = frames
+                    self.factory.tell({"do": "active", "n": self.number})
+            get_loop().later(pause, look)
+
+        get_loop().later(pause, look)
+
+    def close(self) -> None:
+        super().close()
+        if self._ended is not None:
+            self._let_go()
+            self._close_pidfd()
+
+
+class Factory:
+    """The link to a fork server on this host."""
+
+    def __init__(self, name: str, sock: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.name = name
+        self.process = process
+        self.workers: dict[int, FactoryTransport] = {}
+        self.over = False
+        self.problem = ""
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._out: deque[tuple[bytes, list[int]]] = deque()
+        self._last = 0
+        self._data = b""
+        self._descriptors: list[int] = []
+        self._environ = dict(os.environb)
+        self._cwd = _cwd()
+        self._ready = threading.Event()
+        self._listening = threading.Event()
+        sock.setblocking(False)
+        _shared_sockets.add(sock)
+        get_loop().when_readable(sock.fileno(), self._read)
+
+    def __repr__(self) -> str:
+        return f"the factory {self.name!r}"
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> Factory:
+        """Wait until its modules are loaded; StartError, and nothing left of it, if that fails."""
+        try:
+            if not self._ready.wait(seconds):
+                raise StartError(f"{self}: it was not ready within {seconds:g} s")
+            if self.problem:
+                raise StartError(f"{self}: {self.problem}")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def listen(self, sock: socket.socket) -> None:
+        """Let it serve other processes, too: those that connect to this Unix socket."""
+        self._send({"do": "listen"}, [sock.fileno()])
+        if not self._listening.wait(START_SECONDS):
+            raise StartError(f"{self}: it does not answer")
+
+    # -- workers
+
+    def start(self, worker: FactoryTransport) -> None:
+        """Ask for a worker."""
+        message: dict[str, Any] = {"do": "start", "lease": worker.lease, "idle": worker.idle}
+        if self.process is not None:  # as a process that we start ourselves: from our surroundings of now
+            message.update(self._surroundings())
+        with self._lock:
+            if self.over:
+                raise StartError(f"{worker.where}: {self} has ended")
+            self._last += 1
+            worker.number = message["n"] = self._last
+            self.workers[worker.number] = worker
+        self._send(message, worker.descriptors())
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What has changed here since the factory was started."""
+        changed: dict[str, Any] = {}
+        now = os.environb
+        if self._environ != now:
+            env = {name: value for name, value in now.items() if self._environ.get(name) != value}
+            changed["env"] = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
+            changed["unset"] = [os.fsdecode(name) for name in self._environ if name not in now]
+        cwd = _cwd()
+        if cwd != self._cwd:
+            changed["cwd"] = cwd
+        return changed
+
+    def tell(self, message: dict[str, Any]) -> bool:
+        """Say something about a worker; false if nobody hears it any more."""
+        return self._send(message, [])
+
+    # -- the link
+
+    def _send(self, message: dict[str, Any], descriptors: list[int]) -> bool:
+        with self._lock:
+            if self.over:
+                return False
+            self._out.append((json.dumps(message).encode("ascii") + b"\n", descriptors))
+            self._flush()
+        return True
+
+    def _flush(self) -> None:
+        """Under the lock.  It may be called in the loop, so it never waits."""
+        while self._out:
+            data, descriptors = self._out.popleft()
+            extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            try:
+                done = self._sock.sendmsg([data], extra)
+            except BlockingIOError:
+                self._out.appendleft((data, descriptors))
+                get_loop().when_writable(self._sock.fileno(), self._flush_later)
+                return
+            except OSError:  # it has gone, which reading tells
+                self._out.clear()
+                return
+            if done < len(data):
+                self._out.appendleft((data[done:], []))
+
+    def _flush_later(self) -> None:
+        with self._lock:
+            if not self.over:
+                self._flush()
+
+    def _read(self) -> None:
+        """In the loop."""
+        try:
+            data, extra, _, _ = self._sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4), socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, extra = b"", []
+        for level, kind, packed in extra:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
+                self._descriptors.extend(numbers)
+        if not data:
+            self._on_gone()
+            return
+        *lines, self._data = (self._data + data).split(b"\n")
+        for line in lines:
+            self._hear(json.loads(line))
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        say, number = message["say"], message.get("n", 0)
+        if say == "ready":
+            self._check(message)
+            self._ready.set()
+        elif say == "failed":
+            self.problem = message["why"]
+            self._ready.set()
+        elif say == "listening":
+            self._listening.set()
+        elif say == "started":
+            fd = self._descriptors.pop(0) if message["pidfd"] else -1
+            self.workers[number].on_started(message["pid"], fd)
+        else:
+            worker = self.workers.pop(number)
+            if say == "refused":
+                worker.on_refused(message["why"])
+            else:
+                worker.on_ended(message["code"], message["why"])
+
+    def _check(self, message: dict[str, Any]) -> None:
+        theirs, ours = (message["version"], message["python"]), (__version__, [*sys.version_info[:3]])
+        if theirs != ours:
+            self.problem = (
+                f"it runs execgw {theirs[0]} on Python {'.'.join(map(str, theirs[1]))}, this process execgw {ours[0]} "
+                f"on Python {'.'.join(map(str, ours[1]))}; start the service with this interpreter"
+            )
+
+    def _on_gone(self) -> None:
+        self._close_link()
+        if not self._ready.is_set():
+            self.problem = "it ended before it was ready; its stderr says why"
+            self._ready.set()
+        workers, self.workers = self.workers, {}
+        for worker in workers.values():
+            worker.on_factory_gone()
+
+    def _close_link(self) -> None:
+        with get_loop().lock, self._lock:
+            if self.over:
+                return
+            self.over = True
+            get_loop().forget(self._sock.fileno())
+            _shared_sockets.discard(self._sock)
+            self._sock.close()
+            for fd in self._descriptors:
+                os.close(fd)
+            self._descriptors = []
+
+    def close(self) -> None:
+        """End it, if it is our own, with all its workers; it waits for that."""
+        self._close_link()
+        if self.process is not None:
+            try:
+                self.process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        workers, self.workers = self.workers, {}
+        for worker in workers.values():
+            get_loop().call_soon(worker.on_factory_gone)
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it is no more
+        return None
+
+
+def deadline(launch: Launch, key: str) -> float | None:
+    """The seconds of lease= or idle=."""
+    text = getattr(launch.spec, key)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < threading.TIMEOUT_MAX:
+        raise SpecError(f"{str(launch.spec)!r}: {key}={text!r} is no time in seconds")
+    return seconds
+
+
+def checked_options(preload: str | Iterable[str] | None, limit: object) -> dict[str, Any]:
+    """What a fork server is told first."""
+    names = preload.split(",") if isinstance(preload, str) else [*(preload or ())]
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise SpecError(f"preload={','.join(names)}: {name!r} is no name of a module")
+    number = None
+    if limit is not None:
+        try:
+            number = int(str(limit))
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise SpecError(f"limit={limit!r} is no number of workers")
+    return {"do": "config", "preload": names, "limit": number, "version": __version__}
+
+
+def start_factory(name: str, preload: str | Iterable[str] | None = None, limit: int | None = None) -> Factory:
+    """A fork server of our own, which ends with this process."""
+    config = checked_options(preload, limit)
+    program, boot = _bundle.for_factory(task_source("factory")[0], same=True)
+    ours, theirs = socket.socketpair()
+    group: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+    try:
+        process = subprocess.Popen([sys.executable, "-c", program], stdin=theirs, stdout=subprocess.DEVNULL, **group)
+    except OSError as e:
+        ours.close()
+        raise StartError(f"the factory {name!r}: cannot start {sys.executable!r}: {e}") from e
+    finally:
+        theirs.close()
+    factory = Factory(name, ours, process)
+    with factory._lock:
+        factory._out.append((boot, []))
+        factory._flush()
+    factory.tell(config)
+    return factory.wait_ready()
+
+
+def connect_factory(name: str, path: str) -> Factory:
+    """The fork server that `execgw service unix:PATH` runs."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except OSError as e:
+        sock.close()
+        raise HostNotReached(
+            f"the factory {name!r}: nobody serves at {path}: {e.strerror}; start it: execgw service unix:{path}"
+        ) from e
+    try:
+        return Factory(name, sock).wait_ready()
+    except StartError as e:
+        raise HandshakeError(str(e)) from e

@@ -1,0 +1,429 @@
+"""A fork server: a process without threads that has imported what workers need, and forks one for each request.
+
+It runs in the namespace of boot.py, and talks to those who want workers over Unix sockets, one JSON object a line:
+
+    near  {do: start, n, ..} + descriptors of the worker's link and stderr     {do: signal | renew | active, n, ..}
+    here  {say: started, n, pid} + a pidfd   {say: refused, n, why}   {say: ended, n, code, why}
+
+The first link is the owner's, and this process ends with it; each worker ends with the link that asked for it.  A
+worker whose lease or idle time passes is killed from here, for it may itself be stuck.
+"""
+
+import array
+import errno
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import types
+
+PIECE = 64 * 1024
+END_SECONDS = 1.3  # for a worker to end by itself when its near side has gone; it takes 1 s for that
+TERM_SECONDS = 0.5  # between SIGTERM and SIGKILL for one whose time is over
+DESCRIPTORS = 2  # with each start: link, stderr
+
+clock = getattr(time, "monotonic", time.time)
+
+
+class Child(object):
+    """One worker."""
+
+    def __init__(self, link, number, pid):
+        self.link = link
+        self.number = number
+        self.pid = pid
+        self.stderr = -1  # kept only for one that has a deadline, to say there why it is ended
+        self.lease_end = self.idle = self.idle_end = self.kill_at = None
+        self.lease = None
+        self.why = ""
+
+    def deadline(self):
+        ends = [end for end in (self.lease_end, self.idle_end, self.kill_at) if end is not None]
+        return min(ends) if ends else None
+
+
+class Link(object):
+    """Somebody who wants workers."""
+
+    def __init__(self, sock, owner):
+        sock.setblocking(False)
+        self.sock = sock
+        self.owner = owner
+        self.data = b""
+        self.descriptors = []
+        self.out = []  # (bytes, descriptor or None)
+
+    def read(self):
+        """The messages that have come; None at the end."""
+        try:
+            room = socket.CMSG_SPACE(64 * array.array("i").itemsize)
+            data, extra, _, _ = self.sock.recvmsg(PIECE, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        except EnvironmentError as e:
+            return [] if e.errno in (errno.EAGAIN, errno.EINTR) else None
+        for level, kind, packed in extra:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
+                for fd in numbers:
+                    os.set_inheritable(fd, False)
+                    self.descriptors.append(fd)
+        if not data:
+            return None
+        lines = (self.data + data).split(b"\n")
+        self.data = lines.pop()
+        return [json.loads(line.decode("utf-8")) for line in lines]
+
+    def say(self, message, fd=None):
+        self.out.append((json.dumps(message).encode("ascii") + b"\n", fd))
+        self.flush()
+
+    def flush(self):
+        while self.out:
+            data, fd = self.out[0]
+            extra = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+            try:
+                done = self.sock.sendmsg([data], extra)
+            except EnvironmentError as e:
+                if e.errno in (errno.EAGAIN, errno.EINTR):
+                    return
+                done = len(data)  # it has gone, which reading tells
+            if fd is not None:
+                os.close(fd)
+            self.out[0] = (data[done:], None)
+            if done == len(data):
+                del self.out[0]
+
+    def close(self):
+        """Let go of all that is open."""
+        for fd in self.descriptors + [fd for _, fd in self.out if fd is not None]:
+            os.close(fd)
+        self.descriptors, self.out = [], []
+        self.sock.close()
+
+
+def _pidfd(pid):
+    """A descriptor that stands for the child, taken before its number can be another's."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, EnvironmentError):
+        return None
+
+
+def _ended_children():
+    """(pid, exit code) of each child that has ended; what is left of its group is killed before its number is free."""
+    while True:
+        try:
+            if hasattr(os, "waitid"):
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                pid = found.si_pid if found else 0
+                if pid:
+                    _signal_group(pid, signal.SIGKILL)
+                    _, status = os.waitpid(pid, 0)
+            else:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid:
+                    _signal_group(pid, signal.SIGKILL)
+        except EnvironmentError:  # there are no children
+            return
+        if not pid:
+            return
+        yield pid, -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _signal_group(pid, number):
+    try:
+        os.killpg(pid, number)
+    except EnvironmentError:
+        pass
+
+
+class Server(object):
+    """The links and the children; serve() returns in each child what it is to do, and None here at the end."""
+
+    def __init__(self, owner):
+        self.links = [owner]
+        self.children = {}
+        self.listening = []
+        self.limit = None
+        self.ending = False
+        self.wake_end, self.wake = os.pipe()
+        for fd in (self.wake_end, self.wake):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self.wake)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+    def serve(self):
+        while not self.ending or self.children:
+            poller = select.poll()
+            poller.register(self.wake_end, select.POLLIN)
+            by_fd = {}
+            for link in self.links:
+                by_fd[link.sock.fileno()] = link
+                poller.register(link.sock.fileno(), select.POLLIN | (select.POLLOUT if link.out else 0))
+            for sock in self.listening:
+                poller.register(sock.fileno(), select.POLLIN)
+            for fd, _ in poller.poll(self._patience()):
+                if fd == self.wake_end:
+                    self._reap()
+                elif fd in by_fd:
+                    job = self._hear(by_fd[fd])
+                    if job is not None:
+                        return job
+                else:
+                    self._accept([sock for sock in self.listening if sock.fileno() == fd][0])
+            self._enforce()
+        return None
+
+    def _patience(self):
+        ends = [end for end in [child.deadline() for child in self.children.values()] if end is not None]
+        return None if not ends else max(min(ends) - clock(), 0) * 1000 + 1
+
+    def _reap(self):
+        try:
+            os.read(self.wake_end, 4096)
+        except EnvironmentError:
+            pass
+        for pid, code in _ended_children():
+            child = self.children.pop(pid, None)
+            if child is None:  # something that a preloaded module has started
+                continue
+            if child.stderr >= 0:
+                os.close(child.stderr)
+            if child.link in self.links:
+                child.link.say({"say": "ended", "n": child.number, "code": code, "why": child.why})
+
+    # -- links
+
+    def _accept(self, listening):
+        try:
+            sock, _ = listening.accept()
+        except EnvironmentError:
+            return
+        if hasattr(socket, "SO_PEERCRED"):
+            _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid != os.getuid():
+                sock.close()
+                return
+        link = Link(sock, owner=False)
+        self.links.append(link)
+        self._say_ready(link)
+
+    def _say_ready(self, link):
+        link.say({"say": "ready", "version": self.version, "python": list(sys.version_info[:3]), "pid": os.getpid()})
+
+    def _hear(self, link):
+        link.flush()
+        messages = link.read()
+        if messages is None:
+            self._leave(link)
+            return None
+        for message in messages:
+            if message["do"] == "start":
+                job = self._start(link, message)
+                if job is not None:
+                    return job
+            elif message["do"] == "listen":
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, link.descriptors.pop(0))
+                sock.setblocking(False)
+                self.listening.append(sock)
+                link.say({"say": "listening"})
+            else:
+                for child in self.children.values():
+                    if child.link is link and child.number == message["n"]:
+                        self._steer(child, message)
+        return None
+
+    def _leave(self, link):
+        """Whoever was there has gone, or closed the link: the workers go, too."""
+        self.links.remove(link)
+        link.close()
+        for child in self.children.values():
+            if child.link is link:
+                child.kill_at = clock() + END_SECONDS
+        if link.owner:
+            self.ending = True
+            for other in self.links:
+                self._leave(other)
+            for sock in self.listening:
+                sock.close()
+            self.listening = []
+
+    def _steer(self, child, message):
+        if message["do"] == "signal":
+            _signal_group(child.pid, message["number"])
+        elif message["do"] == "renew" and not child.why:
+            seconds = message.get("seconds")
+            if child.lease is not None:
+                child.lease_end = clock() + (child.lease if seconds is None else seconds)
+        if child.idle is not None and not child.why:  # renewed, or something went over its link
+            child.idle_end = clock() + child.idle
+
+    def _enforce(self):
+        now = clock()
+        for child in list(self.children.values()):
+            if child.kill_at is not None and child.kill_at <= now:
+                _signal_group(child.pid, signal.SIGKILL)
+                child.kill_at = None if child.kill_at < now - 60 else now + 60
+            elif not child.why and child.lease_end is not None and child.lease_end <= now:
+                self._end(child, "its lease has passed (lease=%s)" % child.lease)
+            elif not child.why and child.idle_end is not None and child.idle_end <= now:
+                self._end(child, "nothing went over its link for too long (idle=%s)" % child.idle)
+
+    def _end(self, child, why):
+        """Tell the worker why, on its stderr and by SIGTERM; SIGKILL follows."""
+        child.why = why
+        child.lease_end = child.idle_end = None
+        child.kill_at = clock() + TERM_SECONDS
+        poller = select.poll()
+        poller.register(child.stderr, select.POLLOUT)
+        if any(event & select.POLLOUT for _, event in poller.poll(0)):  # so it takes PIPE_BUF bytes
+            try:
+                os.write(child.stderr, ("execgw: the factory ends this worker: %s\n" % why).encode("ascii"))
+            except EnvironmentError:
+                pass
+        _signal_group(child.pid, signal.SIGTERM)
+
+    # -- workers
+
+    def _start(self, link, message):
+        number = message["n"]
+        fds = [link.descriptors.pop(0) for _ in range(min(DESCRIPTORS, len(link.descriptors)))]
+        why = ""
+        if len(fds) < DESCRIPTORS:
+            why = "the descriptors of the link did not arrive"
+        elif self.limit is not None and len(self.children) >= self.limit:
+            why = "all its %d places are taken (limit=%d); end a worker first" % (len(self.children), self.limit)
+        else:
+            try:
+                pid = os.fork()
+            except EnvironmentError as e:
+                why = "it cannot fork: %s" % e.strerror
+        if why:
+            link.say({"say": "refused", "n": number, "why": why})
+        elif not pid:
+            return message, fds[0], fds[1]
+        else:
+            try:
+                os.setpgid(pid, pid)  # here, too: whoever is first
+            except EnvironmentError:
+                pass
+            child = self.children[pid] = Child(link, number, pid)
+            child.lease, child.idle = message.get("lease"), message.get("idle")
+            if child.lease is not None:
+                child.lease_end = clock() + child.lease
+            if child.idle is not None:
+                child.idle_end = clock() + child.idle
+            if child.deadline() is not None:
+                child.stderr = fds.pop()
+            pidfd = _pidfd(pid)
+            link.say({"say": "started", "n": number, "pid": pid, "pidfd": pidfd is not None}, pidfd)
+        for fd in fds:
+            os.close(fd)
+        return None
+
+    def forget(self):
+        """In a child: nothing of this is its own."""
+        signal.set_wakeup_fd(-1)
+        for link in self.links:
+            link.close()
+        for sock in self.listening:
+            sock.close()
+        kept = [child.stderr for child in self.children.values() if child.stderr >= 0]
+        for fd in [self.wake_end, self.wake] + kept:
+            os.close(fd)
+
+
+# -- a child becomes a worker
+
+
+def _become_worker(server, message, stderr):
+    """Undo what is the fork server's, and make what is one process's alone."""
+    os.setpgid(0, 0)
+    server.forget()
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    for name in message.get("unset", ()):
+        os.environ.pop(name, None)
+    os.environ.update(message.get("env", {}))
+    if message.get("cwd"):
+        os.chdir(message["cwd"])
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    sys.argv[:] = ["-c"]
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = sys.modules["builtins"]
+    sys.modules["__main__"] = main
+    gc.enable()
+
+
+def _preload(names):
+    """Import modules; what is wrong, or ''."""
+    for name in names:
+        try:
+            __import__(name)
+        except BaseException as e:
+            return "preload=%s: %s: %s" % (name, type(e).__name__, e)
+    threads = len(sys._current_frames())
+    if threads > 1:
+        return "preload=%s: that started %d threads, and a process with threads cannot be forked safely" % (
+            ",".join(names),
+            threads - 1,
+        )
+    return ""
+
+
+def serve_factory(modules, root):
+    """The life of a fork server, whose owner's link is descriptor 0.  Returns in the children: what is left to do."""
+    shipped = Shipped(modules, root)  # noqa: F821  # of boot.py
+    sys.meta_path.insert(0, shipped)
+    for package in ("_execgw", "_execgw.wire", "_execgw.peer", "_execgw.worker"):
+        shipped.add(package)
+    import threading  # noqa: F401  # as most code does that runs in workers
+
+    from _execgw.worker.serve import main
+
+    sys.meta_path.remove(shipped)
+    sys.meta_path.append(shipped)
+    sys.path_importer_cache.clear()
+    owner = Link(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(0)), owner=True)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    os.close(null)
+    server = Server(owner)
+    poller = select.poll()
+    poller.register(owner.sock.fileno(), select.POLLIN)
+    messages = []
+    while not messages:
+        poller.poll()
+        messages = owner.read()
+        if messages is None:
+            return None
+    config = messages.pop(0)
+    server.limit, server.version = config["limit"], config["version"]
+    problem = _preload(config["preload"])
+    if problem:
+        os.set_blocking(owner.sock.fileno(), True)
+        owner.say({"say": "failed", "why": problem})
+        return None
+    server._say_ready(owner)
+    gc.collect()
+    gc.disable()  # until the fork: a collection writes to all pages, which are shared from there on
+    if hasattr(gc, "freeze"):
+        gc.freeze()
+    job = server.serve()
+    if job is None:
+        return None
+    message, link, stderr = job
+    _become_worker(server, message, stderr)
+    return lambda: main(shipped, link, link)
