@@ -5,6 +5,8 @@ It runs in the namespace of boot.py, and talks to those who want workers over Un
     near  {do: start, n, ..} + descriptors of the worker's link and stderr     {do: signal | renew | active, n, ..}
     here  {say: started, n, pid} + a pidfd   {say: refused, n, why}   {say: ended, n, code, why}
 
+One child is always forked ahead, the spare; it waits for a link, and the next is forked when nobody waits for us.
+
 The first link is the owner's, and this process ends with it; each worker ends with the link that asked for it.  A
 worker whose lease or idle time passes is killed from here, for it may itself be stuck.
 """
@@ -47,6 +49,27 @@ class Child(object):
         return min(ends) if ends else None
 
 
+def receive(sock):
+    """(bytes, descriptors) that have come, with a byte at least; no bytes at the end."""
+    room = socket.CMSG_SPACE(64 * array.array("i").itemsize)
+    data, extra, _, _ = sock.recvmsg(PIECE, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    descriptors = []
+    for level, kind, packed in extra:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
+            descriptors.extend(numbers)
+    for fd in descriptors:
+        os.set_inheritable(fd, False)
+    return data, descriptors
+
+
+def pass_on(sock, data, descriptors):
+    """Send them; how many bytes went."""
+    packed = array.array("i", descriptors)
+    return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)] if descriptors else [])
+
+
 class Link(object):
     """Somebody who wants workers."""
 
@@ -61,17 +84,10 @@ class Link(object):
     def read(self):
         """The messages that have come; None at the end."""
         try:
-            room = socket.CMSG_SPACE(64 * array.array("i").itemsize)
-            data, extra, _, _ = self.sock.recvmsg(PIECE, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+            data, descriptors = receive(self.sock)
         except EnvironmentError as e:
             return [] if e.errno in (errno.EAGAIN, errno.EINTR) else None
-        for level, kind, packed in extra:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
-                for fd in numbers:
-                    os.set_inheritable(fd, False)
-                    self.descriptors.append(fd)
+        self.descriptors.extend(descriptors)
         if not data:
             return None
         lines = (self.data + data).split(b"\n")
@@ -85,9 +101,8 @@ class Link(object):
     def flush(self):
         while self.out:
             data, fd = self.out[0]
-            extra = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
             try:
-                done = self.sock.sendmsg([data], extra)
+                done = pass_on(self.sock, data, [] if fd is None else [fd])
             except EnvironmentError as e:
                 if e.errno in (errno.EAGAIN, errno.EINTR):
                     return
@@ -148,6 +163,7 @@ class Server(object):
     def __init__(self, owner):
         self.links = [owner]
         self.children = {}
+        self.spare = None  # (pid, socket)
         self.listening = []
         self.limit = None
         self.ending = False
@@ -167,7 +183,13 @@ class Server(object):
                 poller.register(link.sock.fileno(), select.POLLIN | (select.POLLOUT if link.out else 0))
             for sock in self.listening:
                 poller.register(sock.fileno(), select.POLLIN)
-            for fd, _ in poller.poll(self._patience()):
+            ready = poller.poll(0)
+            if not ready:
+                job = self._fork_ahead()
+                if job is not None:
+                    return job
+                ready = poller.poll(self._patience())
+            for fd, _ in ready:
                 if fd == self.wake_end:
                     self._reap()
                 elif fd in by_fd:
@@ -190,7 +212,9 @@ class Server(object):
             pass
         for pid, code in _ended_children():
             child = self.children.pop(pid, None)
-            if child is None:  # something that a preloaded module has started
+            if self.spare is not None and pid == self.spare[0]:
+                self._drop_spare()
+            if child is None:  # or something that a preloaded module has started
                 continue
             if child.stderr >= 0:
                 os.close(child.stderr)
@@ -247,7 +271,8 @@ class Server(object):
                 child.kill_at = clock() + END_SECONDS
         if link.owner:
             self.ending = True
-            for other in self.links:
+            self._drop_spare()
+            for other in list(self.links):
                 self._leave(other)
             for sock in self.listening:
                 sock.close()
@@ -268,7 +293,7 @@ class Server(object):
         for child in list(self.children.values()):
             if child.kill_at is not None and child.kill_at <= now:
                 _signal_group(child.pid, signal.SIGKILL)
-                child.kill_at = None if child.kill_at < now - 60 else now + 60
+                child.kill_at = None
             elif not child.why and child.lease_end is not None and child.lease_end <= now:
                 self._end(child, "its lease has passed (lease=%s)" % child.lease)
             elif not child.why and child.idle_end is not None and child.idle_end <= now:
@@ -298,37 +323,85 @@ class Server(object):
             why = "the descriptors of the link did not arrive"
         elif self.limit is not None and len(self.children) >= self.limit:
             why = "all its %d places are taken (limit=%d); end a worker first" % (len(self.children), self.limit)
-        else:
+        elif self.spare is None:
             try:
-                pid = os.fork()
+                job = self._fork()
             except EnvironmentError as e:
                 why = "it cannot fork: %s" % e.strerror
+            else:
+                if job is not None:
+                    for fd in fds:
+                        os.close(fd)
+                    return job
+        if not why and not self._use_spare(link, message, fds):
+            why = "the process that it had forked has ended"
         if why:
             link.say({"say": "refused", "n": number, "why": why})
-        elif not pid:
-            return message, fds[0], fds[1]
-        else:
-            try:
-                os.setpgid(pid, pid)  # here, too: whoever is first
-            except EnvironmentError:
-                pass
-            child = self.children[pid] = Child(link, number, pid)
-            child.lease, child.idle = message.get("lease"), message.get("idle")
-            if child.lease is not None:
-                child.lease_end = clock() + child.lease
-            if child.idle is not None:
-                child.idle_end = clock() + child.idle
-            if child.deadline() is not None:
-                child.stderr = fds.pop()
-            pidfd = _pidfd(pid)
-            link.say({"say": "started", "n": number, "pid": pid, "pidfd": pidfd is not None}, pidfd)
         for fd in fds:
             os.close(fd)
         return None
 
+    def _fork(self):
+        """Fork the spare.  In it, returns what it waits on."""
+        ours, theirs = socket.socketpair()
+        try:
+            pid = os.fork()
+        except EnvironmentError:
+            ours.close()
+            theirs.close()
+            raise
+        if not pid:
+            ours.close()
+            return theirs
+        theirs.close()
+        try:
+            os.setpgid(pid, pid)  # here, too: whoever is first
+        except EnvironmentError:
+            pass
+        self.spare = pid, ours
+        return None
+
+    def _fork_ahead(self):
+        """Nobody waits: have a spare."""
+        if self.spare is not None or self.ending:
+            return None
+        try:
+            return self._fork()
+        except EnvironmentError:  # when one is asked for, it will be told
+            return None
+
+    def _drop_spare(self):
+        """It ends by that, if it has not."""
+        if self.spare is not None:
+            self.spare[1].close()
+            self.spare = None
+
+    def _use_spare(self, link, message, fds):
+        """Make a worker of the spare; false if it has died."""
+        pid, sock = self.spare
+        self.spare = None
+        try:
+            pass_on(sock, json.dumps(message).encode("ascii"), fds)
+        except EnvironmentError:
+            return False
+        finally:
+            sock.close()
+        child = self.children[pid] = Child(link, message["n"], pid)
+        child.lease, child.idle = message.get("lease"), message.get("idle")
+        if child.lease is not None:
+            child.lease_end = clock() + child.lease
+        if child.idle is not None:
+            child.idle_end = clock() + child.idle
+        if child.deadline() is not None:
+            child.stderr = fds.pop()
+        pidfd = _pidfd(pid)
+        link.say({"say": "started", "n": child.number, "pid": pid, "pidfd": pidfd is not None}, pidfd)
+        return True
+
     def forget(self):
         """In a child: nothing of this is its own."""
         signal.set_wakeup_fd(-1)
+        self._drop_spare()
         for link in self.links:
             link.close()
         for sock in self.listening:
@@ -341,20 +414,13 @@ class Server(object):
 # -- a child becomes a worker
 
 
-def _become_worker(server, message, stderr):
+def _become_worker(server):
     """Undo what is the fork server's, and make what is one process's alone."""
     os.setpgid(0, 0)
     server.forget()
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.dup2(stderr, 2)
-    os.close(stderr)
-    for name in message.get("unset", ()):
-        os.environ.pop(name, None)
-    os.environ.update(message.get("env", {}))
-    if message.get("cwd"):
-        os.chdir(message["cwd"])
     if "random" in sys.modules:
         sys.modules["random"].seed()
     if "numpy.random" in sys.modules:
@@ -363,7 +429,31 @@ def _become_worker(server, message, stderr):
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = sys.modules["builtins"]
     sys.modules["__main__"] = main
+
+
+def _wait_for_work(sock):
+    """As the spare: the descriptor of the link, or None if the fork server needs it no more."""
+    data, descriptors = b"", []
+    while True:
+        piece, more = receive(sock)
+        if not piece:
+            break
+        data += piece
+        descriptors += more
+    sock.close()
+    if not descriptors:
+        return None
+    link, stderr = descriptors
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    message = json.loads(data.decode("ascii"))
+    for name in message.get("unset", ()):
+        os.environ.pop(name, None)
+    os.environ.update(message.get("env", {}))
+    if message.get("cwd"):
+        os.chdir(message["cwd"])
     gc.enable()
+    return link
 
 
 def _preload(names):
@@ -424,6 +514,8 @@ def serve_factory(modules, root):
     job = server.serve()
     if job is None:
         return None
-    message, link, stderr = job
-    _become_worker(server, message, stderr)
+    _become_worker(server)
+    link = _wait_for_work(job)
+    if link is None:
+        os._exit(0)
     return lambda: main(shipped, link, link)
