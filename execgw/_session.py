@@ -64,6 +64,7 @@ class Session(Peer):
     def __init__(self, transport: Transport, launch: Launch, loop: Loop, via: Session | None = None) -> None:
         self.id = launch.id
         self.spec = launch.spec
+        self.has_factory = False  # a worker was forked beside this one
         self.transport = transport
         self.loop = loop
         self.via = via
@@ -164,7 +165,7 @@ class Session(Peer):
         if code is None and hop is not None:
             return StartError(f"{where}: the gateway that it is reached through ended during the start: {hop.lost}")
         kind, hint = self._meaning(ended) or (StartError, "")
-        text = f"{where}: the process ended during the start ({_exit(code)}){_said(stderr, noise)}"
+        text = f"{where}: the process ended during the start ({ended.why or _exit(code)}){_said(stderr, noise)}"
         hint = f"\n    {hint}" if hint else ""
         return kind(f"{text}; it was started as: {how}"[:4000] + hint, code, stderr)
 

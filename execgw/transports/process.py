@@ -272,6 +272,10 @@ class PopenKind:
             from .factory import FactoryTransport
 
             return FactoryTransport(launch, launch.factory)
+        if via is not None and launch.spec.factory:
+            from .factory_relay import FactoryRelayTransport
+
+            return FactoryRelayTransport(launch, via)
         words: list[str | None] = [*interpreter(launch)] or [None]
         if launch.spec.dont_write_bytecode:
             words.append("-B")
