@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _bundle
 from ..wire import frames as f
-from .base import Launch
+from .base import Ended, Launch
 from .channel import RelayTransport, task_source
 from .factory import checked_options, deadline
 
@@ -58,6 +58,11 @@ class FactoryRelayTransport(RelayTransport):
 
     def started(self) -> None:
         self._via.has_factory = True
+
+    def _finish(self, ended: Ended) -> None:
+        if self.child.about is None:  # the next one takes a fork server along, should that be what was missing
+            self._via.has_factory = False
+        super()._finish(ended)
 
     def renew(self, seconds: float | None) -> None:
         form, data = self._via.codec.encode(("renew", seconds))
