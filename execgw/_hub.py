@@ -165,10 +165,13 @@ class Hub:
             raise SpecError(f"{str(spec)!r}: this group has no factory of its own: call setlocalfactory() first")
         return None, self._other(spec, "factory")
 
-    def set_factory(self, factory: Factory) -> None:
-        """The later popen gateways come from it."""
+    def check_no_factory(self) -> None:
+        """There is room for one; ValueError if not."""
         if self.factory is not None:
             raise ValueError(f"this group has a factory already: {self.factory}; terminate() ends it")
+
+    def set_factory(self, factory: Factory) -> None:
+        """The later popen gateways come from it."""
         self.factory = factory
 
     def end_factory(self) -> None:

@@ -239,7 +239,7 @@ class Gateway(BaseGateway):
     def renew(self, seconds: float | None = None) -> None:
         """Let the lease of the worker end *seconds* from now; without, as long from now as its lease= says.
 
-        Its idle time begins anew, too.  Raises LocalProtocolError for a worker that no factory has started, and OSError
+        Its idle time begins anew, too.  Raises ExecgwError for a worker that no factory has started, and OSError
         if the gateway has ended.
         """
         if self._session.lost is not None:

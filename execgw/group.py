@@ -94,6 +94,7 @@ class Group:
         """
         from .transports.factory import LOCAL, connect_factory, start_factory
 
+        self._hub.check_no_factory()
         if path is None:
             self._hub.set_factory(start_factory(LOCAL, preload, limit))
             return

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LocalProtocolError, StartError
+from ..errors import ExecgwError, StartError
 
 if TYPE_CHECKING:
     from .._session import Session
@@ -137,7 +137,7 @@ class Transport:
 
     def renew(self, seconds: float | None) -> None:
         """Its lease shall end so many seconds from now; None: as many as at its start."""
-        raise LocalProtocolError("this kind of gateway has no leases")
+        raise ExecgwError("only workers of a factory have leases: start it with factory=NAME//lease=SECONDS")
 
     def started(self) -> None:
         """The worker has said hello: its stderr may be shown from now on."""

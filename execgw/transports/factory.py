@@ -55,6 +55,8 @@ class FactoryTransport(StderrTransport):
         self.where = f"gateway {launch.id!r}"
         self.program = f"a worker of {factory}"
         self.session: Session | None = None
+        self._telling = threading.Lock()
+        self._refusal: StartError | None = None
         self._pidfd = -1
         self._seen = 0  # frames
         ours, theirs = link_pair()
@@ -75,7 +77,12 @@ class FactoryTransport(StderrTransport):
             self._watch(self.idle / 4)
 
     def attach(self, session: Session) -> None:
-        self.session = session
+        with self._telling:
+            self.session = session
+            refusal = self._refusal
+        if refusal is not None:
+            with session.lock:
+                session._on_link_end(refusal)
 
     def descriptors(self) -> list[int]:
         """What the worker gets: its link and its stderr."""
@@ -99,10 +106,12 @@ class FactoryTransport(StderrTransport):
     def on_refused(self, why: str) -> None:
         """It was not started."""
         self._ended = Ended()
-        session = self.session
+        refusal = StartError(f"{self.where}: {self.factory} refuses: {why}")
+        with self._telling:
+            self._refusal, session = refusal, self.session
         if session is not None:
             with session.lock:
-                session._on_link_end(StartError(f"{self.where}: {self.factory} refuses: {why}"))
+                session._on_link_end(refusal)
         self._let_go()
         self._end(Ended())
 
@@ -195,6 +204,7 @@ class Factory:
         self._environ = dict(os.environb)
         self._cwd = _cwd()
         self._ready = threading.Event()
+        self._gone = threading.Event()
         self._listening = threading.Event()
         sock.setblocking(False)
         _shared_sockets.add(sock)
@@ -341,6 +351,7 @@ class Factory:
         workers, self.workers = self.workers, {}
         for worker in workers.values():
             worker.on_factory_gone()
+        self._gone.set()
 
     def _close_link(self) -> None:
         with get_loop().lock, self._lock:
@@ -356,16 +367,20 @@ class Factory:
 
     def close(self) -> None:
         """End it, if it is our own, with all its workers; it waits for that."""
-        self._close_link()
-        if self.process is not None:
-            try:
-                self.process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        workers, self.workers = self.workers, {}
-        for worker in workers.values():
-            get_loop().call_soon(worker.on_factory_gone)
+        if self.process is None:
+            get_loop().call_soon(self._on_gone)
+            self._gone.wait(END_SECONDS)
+            return
+        with self._lock:
+            if not self.over:
+                with contextlib.suppress(OSError):  # it says how its workers end, and then ends itself
+                    self._sock.shutdown(socket.SHUT_WR)
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._gone.wait(END_SECONDS)
 
 
 def _cwd() -> str | None:

@@ -18,6 +18,8 @@ from .factory import checked_options, deadline
 if TYPE_CHECKING:
     from .._session import Session
 
+KILL_SECONDS = 0.5  # for a worker to be killed, before its channel is closed
+
 
 def can_fork(via: Session) -> bool:
     """Whether that worker's interpreter can be a fork server: descriptors are passed, so it must be a Python 3."""
@@ -30,6 +32,7 @@ class FactoryRelayTransport(RelayTransport):
     """See the file's head."""
 
     task = "factory_relay"
+    _waited = False
 
     def __init__(self, launch: Launch, via: Session) -> None:
         self._config = checked_options(_text(via, "preload"), _text(via, "limit"))
@@ -63,6 +66,14 @@ class FactoryRelayTransport(RelayTransport):
         if self.child.about is None:  # the next one takes a fork server along, should that be what was missing
             self._via.has_factory = False
         super()._finish(ended)
+
+    def close(self) -> None:
+        """A worker that was just killed still has its place; who waits for its end waits for that, too."""
+        if self._killed and self._ended is None and not self._waited:
+            self._waited = True
+            self._via.loop.later(KILL_SECONDS, super().close)
+        else:
+            super().close()
 
     def renew(self, seconds: float | None) -> None:
         form, data = self._via.codec.encode(("renew", seconds))

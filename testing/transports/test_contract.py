@@ -19,7 +19,7 @@ import pytest
 
 from execgw import Group, XSpec
 from execgw._loop import get_loop
-from execgw.transports import memory
+from execgw.transports import factory, memory
 from execgw.transports.base import Launch, Transport
 from execgw.transports.channel import RelayTransport
 from execgw.transports.command import CommandTransport
@@ -165,6 +165,20 @@ def _start_relay(name: str, receiver: Receiver, group: Group) -> Transport:
     return RelayTransport(launch, argv, b"", master._session)
 
 
+def _start_factory(name: str, receiver: Receiver, group: Group) -> Transport:
+    """The fork server as it is, but for what its children do: they run the program."""
+    source, filename = factory.task_source("factory")
+    last = "return lambda: main(shipped, link, link)"
+    assert last in source
+    program = f"os.dup2(link, 0); os.close(link); return lambda: exec({_program(name, 0, receiver.gate)!r}, {{}})"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factory, "task_source", lambda task: (source.replace(last, program), filename))
+        group.setlocalfactory()
+    made = group._hub.factory
+    assert made is not None
+    return factory.FactoryTransport(Launch("test", XSpec("popen")), made)
+
+
 def _start_memory(name: str, receiver: Receiver, group: Group) -> Transport:
     def run(fd: int) -> None:
         try:
@@ -206,8 +220,14 @@ _MEMORY_PROGRAMS = {
     "failing": lambda fd, gate: None,
 }
 
-LINES = {"process": _start_process, "command": _start_command, "relay": _start_relay, "memory": _start_memory}
-WITH_PROCESS = ["process", "command", "relay"]  # a thread can neither be killed nor tell how it ended
+LINES = {
+    "process": _start_process,
+    "command": _start_command,
+    "relay": _start_relay,
+    "factory": _start_factory,
+    "memory": _start_memory,
+}
+WITH_PROCESS = ["process", "command", "relay", "factory"]  # a thread can neither be killed nor tell how it ended
 
 
 @pytest.fixture

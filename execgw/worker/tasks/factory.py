@@ -77,6 +77,7 @@ class Link(object):
         sock.setblocking(False)
         self.sock = sock
         self.owner = owner
+        self.ended = False  # it wants nothing more, but may still listen
         self.data = b""
         self.descriptors = []
         self.out = []  # (bytes, descriptor or None)
@@ -179,6 +180,8 @@ class Server(object):
             poller.register(self.wake_end, select.POLLIN)
             by_fd = {}
             for link in self.links:
+                if link.ended:
+                    continue
                 by_fd[link.sock.fileno()] = link
                 poller.register(link.sock.fileno(), select.POLLIN | (select.POLLOUT if link.out else 0))
             for sock in self.listening:
@@ -262,18 +265,20 @@ class Server(object):
                         self._steer(child, message)
         return None
 
-    def _leave(self, link):
+    def _leave(self, link, seconds=END_SECONDS):
         """Whoever was there has gone, or closed the link: the workers go, too."""
-        self.links.remove(link)
-        link.close()
+        link.ended = True
+        if not link.owner:
+            self.links.remove(link)
+            link.close()
         for child in self.children.values():
             if child.link is link:
-                child.kill_at = clock() + END_SECONDS
+                child.kill_at = clock() + seconds
         if link.owner:
             self.ending = True
             self._drop_spare()
-            for other in list(self.links):
-                self._leave(other)
+            for other in [other for other in self.links if not other.owner]:
+                self._leave(other, 0)  # their near sides live, and would go on
             for sock in self.listening:
                 sock.close()
             self.listening = []

@@ -12,12 +12,18 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 
 PIECE = 64 * 1024
 START_SECONDS = 30.0
 ACTIVE_PART = 4.0  # of its idle time, between two signs that a worker is not idle
+TICK = 0.1  # seconds between looks at the deadlines of one that was spawned
+TERM_SECONDS = 0.5  # between SIGTERM and SIGKILL for one whose time is over
+PIDFD_SIGNAL_PROCESS_GROUP = 4  # of Linux 6.9
 KILL = getattr(signal, "SIGKILL", 9)
+
+clock = getattr(time, "monotonic", time.time)
 
 
 def _execute(code, namespace):
@@ -50,6 +56,8 @@ class Forked(object):
         self.stderr = os.fdopen(stderr, "rb", 0)
         self.returncode = None
         self.why = ""
+        self.pid = self.pidfd = None
+        self.watched = False  # it has a deadline
         self.answered = threading.Event()
         self.ended = threading.Event()
         self.refusal = None
@@ -66,6 +74,26 @@ class Forked(object):
 
     def tell(self, **message):
         self.server.send(dict(message, n=self.number), ())
+
+    def signal(self, number):
+        if not self.server.over:
+            self.tell(do="signal", number=number)
+            return
+        # Nobody else is left who could; it is no child of ours, so only a pidfd is surely not another's.
+        try:
+            if self.pidfd is None:
+                os.killpg(self.pid, number)
+            else:
+                try:
+                    signal.pidfd_send_signal(self.pidfd, number, None, PIDFD_SIGNAL_PROCESS_GROUP)
+                except EnvironmentError:
+                    signal.pidfd_send_signal(self.pidfd, number)
+        except EnvironmentError:
+            pass
+
+    def close(self):
+        if self.pidfd is not None:
+            os.close(self.pidfd)
 
 
 class _End(object):
@@ -125,6 +153,7 @@ class ForkServer(object):
             with self.lock:
                 self.last += 1
                 worker = Forked(self, self.last, ours, err)
+                worker.watched = lease is not None or idle is not None
                 self.workers[worker.number] = worker
                 over = self.over
             if not over:
@@ -144,40 +173,47 @@ class ForkServer(object):
 
     def _read(self):
         data = b""
+        pidfds = []
         while True:
             try:
                 piece, extra, _, _ = self.sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4))
             except EnvironmentError:
                 piece, extra = b"", []
-            for _, _, packed in extra:  # pidfds are for those who could not ask the fork server
+            for _, _, packed in extra:
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
-                for fd in numbers:
-                    os.close(fd)
+                pidfds.extend(numbers)
             if not piece:
                 break
             lines = (data + piece).split(b"\n")
             data = lines.pop()
             for line in lines:
-                self._hear(json.loads(line.decode("ascii")))
+                self._hear(json.loads(line.decode("ascii")), pidfds)
         with self.lock:
             self.over = True
             self.problem = self.problem or "its fork server has ended"
             left, self.workers = list(self.workers.values()), {}
         self.ready.set()
         for worker in left:
-            self._end(worker, None, self.problem)
+            if not worker.answered.is_set():
+                self._end(worker, None, self.problem)
+            elif worker.watched:  # nobody would end it
+                worker.why = "the factory that watched its deadline has ended"
+                worker.signal(KILL)
         self.sock.close()
         self.process.wait()
 
-    def _hear(self, message):
+    def _hear(self, message, pidfds):
         say = message["say"]
         if say == "ready":
             self.ready.set()
         elif say == "failed":
             self.problem = message["why"]
         elif say == "started":
-            self.workers[message["n"]].answered.set()
+            worker = self.workers[message["n"]]
+            worker.pid = message["pid"]
+            worker.pidfd = pidfds.pop(0) if message["pidfd"] else None
+            worker.answered.set()
         else:
             worker = self.workers.pop(message["n"])
             if say == "refused":
@@ -199,7 +235,19 @@ def _forked_relay(relay):
         active = False
 
         def signal(self, number):
-            self.process.tell(do="signal", number=number)
+            self.process.signal(number)
+
+        def wait(self, seconds):
+            if self.process.server.over:  # nobody will tell how it ended; the end of its link says that it has
+                self.ended.wait(0.1)
+                return None
+            return relay.Relay.wait(self, seconds)
+
+        def carry_out(self):
+            try:
+                relay.Relay.carry_out(self)
+            finally:
+                self.process.ended.set()
 
         def told(self, item):
             if item[0] == "renew":
@@ -228,35 +276,39 @@ def _spawned_relay(relay):
         """Its process is our child; we watch its deadlines."""
 
         why = ""
-        lease = idle = None
+        lease = idle = lease_end = None
+        active = False
 
         def watch(self, lease, idle):
-            self.lease, self.idle, self.timers = lease, idle, {}
-            self.moved()
+            self.lease, self.idle = lease, idle
             self.renew(lease)
+            if lease is not None or idle is not None:
+                self.start_thread(self.enforce)
 
         def renew(self, seconds):
-            seconds = self.lease if seconds is None else seconds
-            self._again("lease", seconds, "its lease has passed (lease=%s)" % self.lease)
+            if self.lease is not None:
+                self.lease_end = clock() + (self.lease if seconds is None else seconds)
+            self.active = True
 
         def moved(self):
-            self._again("idle", self.idle, "nothing went over its link for too long (idle=%s)" % self.idle)
+            self.active = True
 
-        def _again(self, what, seconds, why):
-            if seconds is None or getattr(self, what) is None or self.why:
-                return
-            old = self.timers.pop(what, None)
-            if old is not None:
-                old.cancel()
-            timer = self.timers[what] = threading.Timer(seconds, self._pass, (why,))
-            timer.daemon = True
-            timer.start()
-
-        def _pass(self, why):
-            self.why = why
-            self.signal(15)
-            if not self.ended.wait(0.5):
-                self.kill()
+        def enforce(self):
+            """A thread of its own."""
+            idle_end = None
+            while not self.ended.wait(min((self.idle or 1) / ACTIVE_PART, TICK)):
+                now = clock()
+                if self.idle is not None and (self.active or idle_end is None):
+                    self.active, idle_end = False, now + self.idle
+                if self.lease_end is not None and self.lease_end <= now:
+                    self.why = "its lease has passed (lease=%s)" % self.lease
+                elif idle_end is not None and idle_end <= now:
+                    self.why = "nothing went over its link for too long (idle=%s)" % self.idle
+                if self.why:
+                    self.signal(15)
+                    if not self.ended.wait(TERM_SECONDS):
+                        self.kill()
+                    return
 
         def told(self, item):
             if item[0] == "renew":
@@ -265,8 +317,6 @@ def _spawned_relay(relay):
                 self.signal(item[0])
 
         def obituary(self, code):
-            for timer in self.timers.values():
-                timer.cancel()
             return code, self.tail.decode("utf-8", "replace"), self.why
 
     return SpawnedRelay
@@ -310,7 +360,10 @@ def main(channel, relay, server, lease, idle, spawn=None, limit=None):
         carrier = _forked_relay(relay)(channel, worker)
         if idle is not None:
             carrier.start_thread(lambda: carrier.tell_active(idle))
-        relay.carry(carrier)
+        try:
+            relay.carry(carrier)
+        finally:
+            worker.close()
     except Refused as e:
         channel.send((None, "", "its factory refuses: %s" % e))
     except (OSError, ValueError) as e:
