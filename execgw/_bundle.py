@@ -233,19 +233,20 @@ def for_same() -> tuple[str, bytes]:
     return program.replace("WRITE", "0"), data
 
 
-def for_factory(source: str, same: bool) -> tuple[str, bytes]:
-    """(program for `python -c`, bytes for its stdin) of a fork server, whose text is *source*: worker/tasks/factory.py.
+def for_factory(life: str, forks: str, same: bool) -> tuple[str, bytes]:
+    """(program for `python -c`, bytes for its stdin) of a fork server; the texts are those of worker/tasks.
 
-    It serves in the namespace of boot.py; in each child it returns what that is to do, so that the child's stack is as
+    It runs in the namespace of boot.py; in each child it returns what that is to do, so that the child's stack is as
     flat as that of any worker.
     """
     program, data = for_same() if same else for_other(1)
-    text = strip(source).encode("ascii")
+    text = "\0".join((strip(life), strip(forks))).encode("ascii")
     tail = (
         f"import os,sys\n_s=b''\nwhile len(_s)<{len(text)}:_s+=os.read(0,{len(text)}-len(_s))or sys.exit(1)\n"
+        "_s,_[2]['_execgw.worker.forks']=_s.decode('ascii').split('\\0')\n"
         "exec(compile(_s,'<execgw factory.py>','exec'),_[1])\n"
         "_=_[1]['serve_factory'](_[2],_[3])\n"
-        "del _s\n"
+        "del _s,os,sys\n"
         "_ and _()\n"
     )
     head, _, rest = program.rpartition("_[1]['boot'](")

@@ -13,7 +13,7 @@ from .. import _bundle
 from ..wire import frames as f
 from .base import Ended, Launch
 from .channel import RelayTransport, task_source
-from .factory import checked_options, deadline
+from .factory import checked_options, deadline, fork_server
 
 if TYPE_CHECKING:
     from .._session import Session
@@ -56,7 +56,7 @@ class FactoryRelayTransport(RelayTransport):
             return {"relay": relay, "server": None, "spawn": spawn, "limit": self._config["limit"], **self._deadlines}
         server = None
         if not self._via.has_factory:
-            server = (*_bundle.for_factory(task_source("factory")[0], same=False), self._config)
+            server = (*fork_server(same=False), self._config)
         return {"relay": relay, "server": server, **self._deadlines}
 
     def started(self) -> None:

@@ -269,9 +269,7 @@ class PopenKind:
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
         if launch.factory is not None:
-            from .factory import FactoryTransport
-
-            return FactoryTransport(launch, launch.factory)
+            return launch.factory.transport(launch)
         if via is not None and launch.spec.factory:
             from .factory_relay import FactoryRelayTransport
 
