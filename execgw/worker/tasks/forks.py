@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+import warnings
 
 PIECE = 64 * 1024
 END_SECONDS = 1.3  # for a worker to end by itself when its near side has gone; it takes 1 s for that
@@ -348,7 +349,9 @@ class Server(object):
         """Fork the spare.  In it, returns what it waits on."""
         ours, theirs = socket.socketpair()
         try:
-            pid = os.fork()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that there are threads: those of numpy's libraries end before
+                pid = os.fork()
         except EnvironmentError:
             ours.close()
             theirs.close()
