@@ -234,6 +234,27 @@ def for_same() -> tuple[str, bytes]:
     return program.replace("WRITE", "0"), data
 
 
+def for_factory(life: str, forks: str, same: bool) -> tuple[str, bytes]:
+    """(program for `python -c`, bytes for its stdin) of a fork server; the texts are those of worker/tasks.
+
+    It runs in the namespace of boot.py; in each child it returns what that is to do, so that the child's stack is as
+    flat as that of any worker.
+    """
+    program, data = for_same() if same else for_other(1)
+    text = "\0".join((strip(life), strip(forks))).encode("ascii")
+    tail = (
+        f"import os,sys\n_s=b''\nwhile len(_s)<{len(text)}:_s+=os.read(0,{len(text)}-len(_s))or sys.exit(1)\n"
+        "_s,_[2]['_execgw.worker.forks']=_s.decode('ascii').split('\\0')\n"
+        "exec(compile(_s,'<execgw factory.py>','exec'),_[1])\n"
+        "_=_[1]['serve_factory'](_[2],_[3])\n"
+        "del _s,os,sys\n"
+        "_ and _()\n"
+    )
+    head, _, rest = program.rpartition("_[1]['boot'](")
+    assert head and rest.count("\n") == 1
+    return head + tail, data + text
+
+
 # Reads one line from descriptor 0, byte by byte, for what follows is the next program's; then starts that one in the
 # surroundings that the line names.  An environment is in force only for an interpreter that starts in it
 # (PYTHONHASHSEED), and it may hold secrets, so it must not be in any argv.  Where nothing can be executed (Jython)

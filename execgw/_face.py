@@ -235,6 +235,16 @@ class NearGateway(BaseGateway):
     def remote_init_threads(self, num: int | None = None) -> None:
         """Does nothing: workers start threads as they need them."""
 
+    def renew(self, seconds: float | None = None) -> None:
+        """Let the lease of the worker end *seconds* from now; without, as long from now as its lease= says.
+
+        Its idle time begins anew, too.  Raises ExecgwError for a worker that no factory has started, and OSError
+        if the gateway has ended.
+        """
+        if self._session.lost is not None:
+            raise again(self._session.lost)
+        self._session.transport.renew(seconds)
+
     # -- ending
 
     def exit(self) -> None:

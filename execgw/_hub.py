@@ -21,6 +21,7 @@ from .transports.base import Launch
 
 if TYPE_CHECKING:
     from ._loop import Loop
+    from .transports.factory import Factory
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
@@ -41,6 +42,7 @@ class Hub:
         self.lock = threading.Lock()
         self.sessions: dict[str, Session] = {}
         self.reserved: set[str] = set()  # ids whose gateways are being started
+        self.factory: Factory | None = None  # of the later popen gateways
         self._counter = 0
 
     # -- names
@@ -69,7 +71,7 @@ class Hub:
         chosen = self._kind_of(spec)
         kind = transports.kind(chosen)
         execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
-        via = self._other(spec, "via")
+        factory, via = self._factory(spec, chosen)
         _text(spec, "id")
         _seconds(spec, "start_timeout", START_SECONDS)  # what is wrong with a spec is said before anything is started
         name = self.allocate_id(spec)
@@ -84,6 +86,7 @@ class Hub:
                 nice=_number(spec, "nice"),
                 env=dict(spec.env),
                 keepalive=_seconds(spec, "keepalive", None, zero=True),
+                factory=factory,
                 other=functools.partial(self._other, spec),
                 loop=loop,
             )
@@ -154,6 +157,41 @@ class Hub:
         if other.lost is not None:
             raise StartError(f"{str(spec)!r}: {key}={name!r} has ended: {other.lost}")
         return other
+
+    # -- factories
+
+    def _factory(self, spec: XSpec, chosen: str) -> tuple[Factory | None, Session | None]:
+        """(the factory on this host that is to start the worker, the gateway that it is reached through)."""
+        via, name = self._other(spec, "via"), spec.factory
+        plain = chosen == "popen" and via is None and not (spec.python or spec.nice or spec.dont_write_bytecode)
+        if self.factory is not None and (name == self.factory.name or (not name and plain)):
+            if not plain:
+                raise SpecError(f"{str(spec)!r}: a factory has one interpreter: no python=, nice= or via= with it")
+            return self.factory, None
+        if (spec.lease or spec.idle) and name in (None, "none"):
+            raise SpecError(f"{str(spec)!r}: lease= and idle= are for workers of a factory: give factory=NAME")
+        if not name or name == "none":
+            return None, via
+        if not plain:
+            raise SpecError(f"{str(spec)!r}: a factory has one interpreter: no python=, nice= or via= with it")
+        if name == "local":
+            raise SpecError(f"{str(spec)!r}: this group has no factory of its own: call setlocalfactory() first")
+        return None, self._other(spec, "factory")
+
+    def check_no_factory(self) -> None:
+        """There is room for one; ValueError if not."""
+        if self.factory is not None:
+            raise ValueError(f"this group has a factory already: {self.factory}; terminate() ends it")
+
+    def set_factory(self, factory: Factory) -> None:
+        """The later popen gateways come from it."""
+        self.factory = factory
+
+    def end_factory(self) -> None:
+        """End the group's own factory, and what is left of its workers."""
+        factory, self.factory = self.factory, None
+        if factory is not None:
+            factory.close()
 
     # -- ending
 

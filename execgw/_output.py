@@ -52,7 +52,7 @@ class Sink:
     """One stream of one gateway or channel: bytes come in, and go to the target as it likes them."""
 
     def __init__(self, target: Target, stream: int) -> None:
-        self.lines = Lines() if target == "channel" else None
+        self.lines = Lines() if target == "channel" else None  # made for threads; see Outputs._sink
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""  # of a line that has not ended
         self._line: Callable[[str], object] | None = None
@@ -120,18 +120,23 @@ class Outputs:
 
     async def set(self, targets: dict[int, Target]) -> dict[int, Lines]:
         """Where the gateway's output goes, by stream; returns the lines of those that are to be a channel."""
-        self._own.update({stream: Sink(target, stream) for stream, target in targets.items()})
+        self._own.update({stream: self._sink(target, stream) for stream, target in targets.items()})
         await self._listen(targets)
         return {stream: lines for stream in targets if (lines := self._own[stream].lines) is not None}
 
     async def set_task(self, number: int, targets: dict[int, Target]) -> tuple[dict[int, Lines], Any]:
         """The same for the code behind one channel, which is to start next; the event is set when all has come."""
-        sinks = {stream: Sink(target, stream) for stream, target in targets.items()}
+        sinks = {stream: self._sink(target, stream) for stream, target in targets.items()}
         await self._listen(targets)
         with self._lock:
             self._tasks[number] = sinks
             done = self._ends[number] = self._gateway._session.loop.event()
         return {stream: sink.lines for stream, sink in sinks.items() if sink.lines is not None}, done
+
+    def _sink(self, target: Target, stream: int) -> Sink:
+        if target == "channel" and not self._gateway._session.loop.may_block:
+            raise ValueError("output as a channel would block the event loop: give a function that gets each line")
+        return Sink(target, stream)
 
     async def _listen(self, targets: dict[int, Target]) -> None:
         new = set(targets) - self._streams

@@ -61,7 +61,7 @@ async def start_problem(session: Session, seconds: float) -> StartError | None:
     if code is None and hop is not None:
         return StartError(f"{where}: the gateway that it is reached through ended during the start: {hop.lost}")
     kind, hint = _meaning(session, ended) or (StartError, "")
-    text = f"{where}: the process ended during the start ({_exit(code)}){_said(stderr, noise)}"
+    text = f"{where}: the process ended during the start ({ended.why or _exit(code)}){_said(stderr, noise)}"
     hint = f"\n    {hint}" if hint else ""
     return kind(f"{text}; it was started as: {how}"[:4000] + hint, code, stderr)
 
@@ -89,7 +89,7 @@ def obituary(session: Session, ended: Ended | None) -> ExecgwError:
         return ClosedHere(text) if isinstance(hop.lost, ClosedHere) else ConnectionLost(text)
     if isinstance(session.broken, Silence):  # the exit code is that of our own kill
         return ConnectionLost(f"gateway {session.id!r}: connection lost: {session.broken}{_said(stderr, b'')}")
-    how = _exit(code)
+    how = f"{ended.why}; {_exit(code)}" if ended and ended.why else _exit(code)
     if isinstance(session.broken, RemoteProtocolError):  # the exit code may be that of our own kill
         how = f"the worker broke the rules of the protocol: {session.broken}; {how}"
     lost = ConnectionLost(f"gateway {session.id!r}: connection lost ({how}){_said(stderr, b'')}")

@@ -51,6 +51,8 @@ class Session(Peer):
 
     def __init__(self, transport: Transport, launch: Launch, loop: Loop, via: Session | None = None) -> None:
         self.id = launch.id
+        self.spec = launch.spec
+        self.has_factory = False  # a worker was forked beside this one
         self.transport = transport
         self.loop = transport.loop = loop
         self.via = via

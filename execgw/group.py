@@ -63,6 +63,30 @@ class Group(NearGroup[Gateway]):
         """
         return run(self._make(specs))
 
+    def setlocalfactory(
+        self,
+        path: str | None = None,
+        *,
+        preload: str | Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """From now on a process that is ready starts the popen gateways of this group: it forks, in milliseconds.
+
+        Without *path* the process is this group's own, until terminate(); *preload* names modules that it imports
+        first, so that its workers have them, *limit* is how many workers it may have at a time.  *path* is the Unix
+        socket of one that `execgw service` runs.  A spec with python= or nice= or factory=none starts a process of its
+        own as before.  Raises StartError if the factory does not come to be.
+        """
+        from .transports.factory import LOCAL, connect_factory, start_factory
+
+        self._hub.check_no_factory()
+        if path is None:
+            self._hub.set_factory(start_factory(LOCAL, preload, limit))
+            return
+        if preload or limit is not None:
+            raise ValueError("preload and limit are options of the service: execgw service --preload --limit")
+        self._hub.set_factory(connect_factory(LOCAL, path))
+
     # -- using
 
     def remote_exec(self, source: object, **kwargs: Any) -> MultiChannel:
@@ -106,7 +130,10 @@ class Group(NearGroup[Gateway]):
         Each worker is asked; what is left after *timeout* seconds (default 10) gets SIGTERM and then SIGKILL, with
         its whole process group.  Returns what it took, by gateway id: 'asked', 'terminated' or 'killed'.
         """
-        return self._end(list(self._gateways), timeout)
+        how = self._end(list(self._gateways), timeout)
+        if self._pid == os.getpid():
+            self._hub.end_factory()
+        return how
 
     def _end(self, gateways: list[Gateway], timeout: float | None) -> dict[str, str]:
         return run(self._end_all(gateways, timeout))

@@ -20,6 +20,8 @@ COMMON_KEYS = (
     "dont_write_bytecode",
     "start_timeout",
     "keepalive",
+    "preload",
+    "limit",
 )
 
 _URL_HEAD = re.compile(r"^[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")

@@ -459,5 +459,7 @@ def test_output_and_logging_come_to_the_event_loop(nothing_left, caplog) -> None
             while not caplog.records:
                 await asyncio.sleep(0.01)
             assert caplog.records[0].getMessage() == "careful"
+            with pytest.raises(ValueError, match="would block the event loop"):
+                await gateway.remote_exec("print(1)", stdout="channel")
 
     asyncio.run(main())

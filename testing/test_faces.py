@@ -26,14 +26,15 @@ BOTH = pytest.mark.parametrize(("sync", "awaited"), FACES, ids=[pair[1].__name__
 # What never waits is a plain call on both faces.
 PLAIN = {
     "Channel": {"close", "isclosed", "makefile", "reconfigure", "setcallback"},
-    "Gateway": {"exit", "hasreceiver", "newchannel", "remote_init_threads", "submit"},
+    "Gateway": {"exit", "hasreceiver", "newchannel", "remote_init_threads", "renew", "submit"},
     "Group": {"allocate_id", "map", "set_execmodel"},  # map is for `async for`
     "MultiChannel": {"make_receive_queue"},
     "WriteFile": {"close", "flush", "isatty", "writable"},
     "ReadFile": {"close", "isatty", "readable"},
 }
-# An iterator of the sync face is none of the asyncio face, whose `async for` has no next() either.
-SYNC_ONLY = {"Channel": {"next"}}
+# An iterator of the sync face is none of the asyncio face, whose `async for` has no next() either.  A group's own
+# factory is served by the loop of the process, not by the caller's.
+SYNC_ONLY = {"Channel": {"next"}, "Group": {"setlocalfactory"}}
 # What is not the same to their users.
 OTHER_WORDS = {
     "Channel": {"setcallback", "makefile"},

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .._loop import get_loop
-from ..errors import StartError
+from ..errors import ExecgwError, StartError
 
 if TYPE_CHECKING:
     from .._loop import Loop
     from .._session import Session
     from ..spec import XSpec
+    from .factory import Factory
 
 READ_SIZE = 256 * 1024
 SMALL = 16 * 1024  # from here on pieces are written as they are, not joined
@@ -35,6 +36,7 @@ class Ended:
 
     exit_code: int | None = None
     stderr: str = ""
+    why: str = ""  # it was ended for that reason, by whoever watches it
 
 
 Explanation = tuple[type[StartError], str]  # what a failed start means, and what to do next
@@ -51,6 +53,7 @@ class Launch:
     nice: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     keepalive: float | None = None
+    factory: Factory | None = None  # the fork server that is to start it
     other: Callable[[str], Session | None] | None = None  # the gateway of the group that a key of the spec names
     loop: Loop = field(default_factory=get_loop, compare=False)
 
@@ -136,6 +139,10 @@ class Transport:
 
     def kill(self, force: bool) -> None:
         """End the process and all that it started: SIGTERM, or SIGKILL with *force*."""
+
+    def renew(self, seconds: float | None) -> None:
+        """Its lease shall end so many seconds from now; None: as many as at its start."""
+        raise ExecgwError("only workers of a factory have leases: start it with factory=NAME//lease=SECONDS")
 
     def started(self) -> None:
         """The worker has said hello: its stderr may be shown from now on."""

@@ -18,6 +18,7 @@ from ..peer.peer import HIGH_WATER
 from ..wire import codec as values
 from ..wire import frames as f
 from ..wire.mux import FRAME_COST
+from ..wire.printable import printable
 from .base import Ended, Launch, Transport
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..wire.mux import Port
 
 CHUNK = 64 * 1024
+LONGEST_REASON = 500  # characters
 MOST_LAST_WORDS = 64 * 1024  # bytes in which a relay tells how its child ended
 
 
@@ -120,9 +122,10 @@ class RelayTransport(Transport):
         if sum(map(len, data if type(data) is list else [data])) <= MOST_LAST_WORDS:
             with contextlib.suppress(LoadError):
                 told = values.Codec(trusted=False).decode(form, data)
-        if type(told) is tuple and len(told) == 2 and isinstance(told[1], str):
+        if type(told) is tuple and len(told) in (2, 3) and all(isinstance(text, str) for text in told[1:]):
             known = isinstance(told[0], int) and abs(told[0]) < 1 << 32
-            self._finish(Ended(told[0] if known else None, told[1]))
+            why = printable(told[2][:LONGEST_REASON]) if len(told) == 3 else ""
+            self._finish(Ended(told[0] if known else None, told[1], why))
         else:
             self._finish(Ended(None, "the relay said something that cannot be read"))
 

@@ -24,6 +24,7 @@ from ..wire.printable import PrintableBytes
 from .base import Ended, Launch, SocketTransport
 
 if TYPE_CHECKING:
+    from .._loop import Loop
     from .._session import Session
     from .base import Transport
 
@@ -32,52 +33,24 @@ SOCKET_BUFFER = 1 << 20  # the kernel's own default makes a big value take twice
 WITHOUT_PIDFD = 0.02  # seconds between looks at a child, where the kernel has no pidfd
 
 
-class ProcessTransport(SocketTransport):
-    """A child process that runs *argv*, with one end of a socket pair as its stdin, and as its *stdout* if so asked."""
+class StderrTransport(SocketTransport):
+    """A worker on this host over a socket pair, whose stderr comes through a pipe: shown on ours, its end kept."""
 
     chunk = 512 * 1024  # a fast link: 100 us
     window = 4 << 20
-    applied = True
 
-    def __init__(self, launch: Launch, argv: list[str], boot: bytes, trusted: bool, stdout: bool = False) -> None:
-        ours, theirs = socket.socketpair()
-        for sock in (ours, theirs):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        err, their_err = os.pipe()
-        self.trusted = trusted
-        self.program = shlex.join(argv[:-1]) + " ..."
-        self._boot = boot
+    def __init__(self, sock: socket.socket, err: int, loop: Loop) -> None:
         self._tail = b""
-        self._filter = None if trusted else PrintableBytes()  # our own child's stderr is as ours
+        self._filter = None if self.trusted else PrintableBytes()  # our own child's stderr is as ours
         self._unseen: list[bytes] = []
         self._show_lock = threading.Lock()
         self._showing = False
         self._ended: Ended | None = None
         self._on_end: Callable[[], None] | None = None
-        self._pidfd = -1
-        try:
-            self.process = _spawn(launch, argv, theirs, stdout, their_err)
-            self.group = self.process.pid
-        except BaseException:
-            ours.close()
-            os.close(err)
-            raise
-        finally:
-            theirs.close()
-            os.close(their_err)
-        super().__init__(ours, launch.loop)
+        super().__init__(sock, loop)
         os.set_blocking(err, False)
         self._err = err
-        loop = self.loop
-        loop.when_readable(err, self._read_stderr)
-        try:
-            self._pidfd = os.pidfd_open(self.process.pid)
-            loop.when_readable(self._pidfd, self._look)
-        except (AttributeError, OSError):
-            loop.later(WITHOUT_PIDFD, self._look)
-
-    def bootstrap(self) -> bytes:
-        return self._boot
+        self.loop.when_readable(err, self._read_stderr)
 
     # -- stderr
 
@@ -127,6 +100,16 @@ class ProcessTransport(SocketTransport):
         if self._unseen:
             self.loop.callbacks.submit(self._show)
 
+    def _read_last_stderr(self) -> None:
+        """All of it before anybody hears of the end: the near side may be ending, too."""
+        if self._err >= 0:
+            self._read_stderr()
+        if self._showing:
+            self._show()
+
+    def last_words(self) -> str:
+        return self._tail.decode("utf-8", "replace")
+
     def _close_stderr(self) -> None:
         with self.loop.lock:
             err, self._err = self._err, -1
@@ -134,12 +117,67 @@ class ProcessTransport(SocketTransport):
                 self.loop.forget(err)
                 os.close(err)
 
-    # -- the process
-
     def on_end(self, call: Callable[[], None]) -> None:
         self._on_end = call
         if self._ended is not None:
             call()
+
+    def _end(self, ended: Ended) -> None:
+        """In the loop: this is how the process has ended."""
+        self._ended = ended
+        if self._on_end is not None:
+            self._on_end()
+
+    def ended(self) -> Ended | None:
+        return self._ended
+
+    def close(self) -> None:
+        super().close()
+        self._close_stderr()
+
+
+def link_pair() -> tuple[socket.socket, socket.socket]:
+    """Our end and the worker's."""
+    pair = socket.socketpair()
+    for sock in pair:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    return pair
+
+
+class ProcessTransport(StderrTransport):
+    """A child process that runs *argv*, with one end of a socket pair as its stdin, and as its *stdout* if so asked."""
+
+    applied = True
+
+    def __init__(self, launch: Launch, argv: list[str], boot: bytes, trusted: bool, stdout: bool = False) -> None:
+        ours, theirs = link_pair()
+        err, their_err = os.pipe()
+        self.trusted = trusted
+        self.program = shlex.join(argv[:-1]) + " ..."
+        self._boot = boot
+        self._pidfd = -1
+        try:
+            self.process = _spawn(launch, argv, theirs, stdout, their_err)
+            self.group = self.process.pid
+        except BaseException:
+            ours.close()
+            os.close(err)
+            raise
+        finally:
+            theirs.close()
+            os.close(their_err)
+        super().__init__(ours, err, launch.loop)
+        loop = self.loop
+        try:
+            self._pidfd = os.pidfd_open(self.process.pid)
+            loop.when_readable(self._pidfd, self._look)
+        except (AttributeError, OSError):
+            loop.later(WITHOUT_PIDFD, self._look)
+
+    def bootstrap(self) -> bytes:
+        return self._boot
+
+    # -- the process
 
     def _look(self) -> None:
         """In the loop: has the process ended?  If so, take its whole group along before its pid is free again."""
@@ -158,16 +196,8 @@ class ProcessTransport(SocketTransport):
                 self.loop.forget(self._pidfd)
                 os.close(self._pidfd)
                 self._pidfd = -1
-        if self._err >= 0:
-            self._read_stderr()
-        if self._showing:  # all of it before anybody hears of the end: the near side may be ending, too
-            self._show()
-        self._ended = Ended(code, self._tail.decode("utf-8", "replace"))
-        if self._on_end is not None:
-            self._on_end()
-
-    def ended(self) -> Ended | None:
-        return self._ended
+        self._read_last_stderr()
+        self._end(Ended(code, self.last_words()))
 
     def kill(self, force: bool) -> None:
         if self._ended is None:
@@ -180,13 +210,6 @@ class ProcessTransport(SocketTransport):
             return f" (the process is in state {state}, in the kernel's {(folder / 'wchan').read_text()})"
         except (OSError, IndexError):  # no Linux, or it has just ended
             return ""
-
-    def last_words(self) -> str:
-        return self._tail.decode("utf-8", "replace")
-
-    def close(self) -> None:
-        super().close()
-        self._close_stderr()
 
 
 def _signal_group(pid: int, number: int) -> None:
@@ -248,12 +271,18 @@ def interpreter(launch: Launch) -> list[str]:
 
 
 class PopenKind:
-    """popen, popen//python=python3.9, popen//python=sudo -u joe python3"""
+    """popen, popen//python=python3.9, popen//python=sudo -u joe python3, popen//factory=NAME"""
 
-    keys: tuple[str, ...] = ()
+    keys = ("factory", "lease", "idle")
     quick = True
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
+        if launch.factory is not None:
+            return launch.factory.transport(launch)
+        if via is not None and launch.spec.factory:
+            from .factory_relay import FactoryRelayTransport
+
+            return FactoryRelayTransport(launch, via)
         words: list[str | None] = [*interpreter(launch)] or [None]
         if launch.spec.dont_write_bytecode:
             words.append("-B")

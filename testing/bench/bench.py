@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contestants import Execgw, Execnet, Raw
+from contestants import Execgw, Execnet, Raw, start_times
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
@@ -63,6 +63,14 @@ def _started(row: dict[str, float], _: Figures) -> bool:
 
 ROWS = [
     Row("start", "popen: start to first echo", "ms", "<= 1.3 x python -c pass, < 0.6 x execnet", _started),
+    Row("factory", "100 workers, of a warm factory here: median", "ms", "<= 3 ms", lambda row, _: row["execgw"] <= 3),
+    Row(
+        "factory_p99",
+        "the same, slowest but one",
+        "ms",
+        "< execnet's median",
+        lambda row, all: row["execgw"] < all.get("factory", row).get("execnet", 1e9),
+    ),
     Row("trip", "round trip of a small value", "us", "<= 1.7 x raw, <= 1/3 execnet", _at_most(1.7, 1 / 3)),
     Row("nested", "echo of 2,000 dicts", "ms", "<= 2 x raw, <= 1/20 execnet", _at_most(2, 1 / 20)),
     Row("sink", "1 MiB blocks to the worker", "MB/s", ">= 0.55 x raw", _at_least("raw", 0.55), True),
@@ -115,6 +123,11 @@ def measure(kind: type[Any], keys: set[str]) -> dict[str, float]:
             starts.append(seconds)
             peer.stop()
         found["start"] = statistics.median(starts) * 1e3
+    if keys & {"factory", "factory_p99"}:
+        starts = start_times(kind, 100)
+        found["factory"], found["factory_p99"] = statistics.median(starts) * 1e3, starts[98] * 1e3
+    if not keys - {"start", "factory", "factory_p99"}:
+        return found
     peer, _ = start_and_echo(kind)
     try:
         if "trip" in keys:

@@ -197,6 +197,32 @@ class Execgw(Gateways):
     name = "execgw"
 
 
+def start_times(kind: type[Any], count: int) -> list[float]:
+    """Seconds from start to first echo of *count* workers, one after the other; execgw's come from a warm factory."""
+    peers: list[Any] = []
+    group: Any = None
+    seconds = []
+    if kind is not Raw:
+        group = __import__(kind.name).Group()
+    if kind is Execgw:
+        group.setlocalfactory()
+        group.makegateway("popen").remote_exec("channel.send(1)").receive()
+    for _ in range(count):
+        begun = time.perf_counter()
+        if kind is Raw:
+            peers.append(Raw())
+            peers[-1].start()
+            peers[-1].echo(1)
+        else:
+            group.makegateway("popen").remote_exec("channel.send(1)").receive()
+        seconds.append(time.perf_counter() - begun)
+    for peer in peers:
+        peer.stop()
+    if group is not None:
+        group.terminate(timeout=5)
+    return sorted(seconds)
+
+
 def start_many(name: str, count: int) -> dict[str, float]:
     """Start *count* workers, echo on each, end them all.  In a process of its own: see bench.py."""
     from pathlib import Path

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from execgw import Group, XSpec
+from execgw import Group, XSpec, _bundle
 from execgw._loop import get_loop
-from execgw.transports import memory
+from execgw.transports import channel, factory, memory
 from execgw.transports.base import Launch, Transport
 from execgw.transports.channel import RelayTransport
 from execgw.transports.command import CommandTransport
@@ -165,6 +165,19 @@ def _start_relay(name: str, receiver: Receiver, group: Group) -> Transport:
     return RelayTransport(launch, argv, b"", master._session)
 
 
+def _start_factory(name: str, receiver: Receiver, group: Group) -> Transport:
+    """The fork server as it is, but for what its children do: they run the program."""
+    life, last = channel.task_source("factory")[0], "return lambda: main(shipped, link, link)"
+    assert last in life
+    program = f"os.dup2(link, 0); os.close(link); return lambda: exec({_program(name, 0, receiver.gate)!r}, {{}})"
+    made = _bundle.for_factory(life.replace(last, program), channel.task_source("forks")[0], same=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factory, "fork_server", lambda same: made)
+        group.setlocalfactory()
+    assert group._hub.factory is not None
+    return group._hub.factory.transport(Launch("test", XSpec("popen")))
+
+
 def _start_memory(name: str, receiver: Receiver, group: Group) -> Transport:
     def run(fd: int) -> None:
         try:
@@ -206,8 +219,9 @@ _MEMORY_PROGRAMS = {
     "failing": lambda fd, gate: None,
 }
 
-LINES = {"process": _start_process, "command": _start_command, "relay": _start_relay, "memory": _start_memory}
-WITH_PROCESS = ["process", "command", "relay"]  # a thread can neither be killed nor tell how it ended
+LINES = {"process": _start_process, "command": _start_command, "relay": _start_relay}
+LINES.update({"factory": _start_factory, "memory": _start_memory})
+WITH_PROCESS = ["process", "command", "relay", "factory"]  # a thread can neither be killed nor tell how it ended
 
 
 @pytest.fixture

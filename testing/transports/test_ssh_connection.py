@@ -16,6 +16,7 @@ import pytest
 from sshd import Sshd, is_there, pid_of, silent_port_fixture, sshd_fixture  # noqa: F401
 
 from execgw import Group
+from execgw._loop import run
 from execgw.errors import (
     ConnectionLost,
     StartError,
@@ -207,12 +208,12 @@ def test_a_killed_ssh_leaves_nothing_of_a_worker_that_computes(sshd: Sshd, group
 
 def test_a_start_that_is_given_up_leaves_nothing(sshd: Sshd, group: Group, silent_port: int) -> None:
     spec = f"ssh={sshd.host}:{silent_port}//ssh_config={sshd.config}"
-    session = group._hub.begin(group._as_spec(spec), "thread")
+    session = run(group._hub.begin(group._as_spec(spec), "thread"))
 
-    session._abandon()
+    run(session.abandon())
     ssh_master.close_all()
 
-    assert session.wait_over(10)
+    assert session.over.wait(10)
 
 
 SCRIPT = """

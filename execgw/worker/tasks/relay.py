@@ -100,8 +100,22 @@ class Relay(object):
         self.kill()
         self.ended.set()
 
+    def signal(self, number):
+        _signal(self.process, number)
+
     def kill(self):
-        _signal(self.process, getattr(signal, "SIGKILL", 9))
+        self.signal(getattr(signal, "SIGKILL", 9))
+
+    def told(self, item):
+        """What the near side says, beside bytes for the process."""
+        self.signal(item[0])
+
+    def moved(self):
+        """Bytes went, one way or the other."""
+
+    def obituary(self, code):
+        """What the near side is told at the end."""
+        return code, self.tail.decode("utf-8", "replace")
 
     def end_with_channel(self):
         """A child that does not read holds up who writes to it, and that one does not hear of the channel's end."""
@@ -141,10 +155,11 @@ class Relay(object):
                     break
                 if not data:
                     break
+                self.moved()
                 self.channel.send(data)
             code = self.wait(LAST_SECONDS)
             stderr.join(0.2)
-            self.channel.send((code, self.tail.decode("utf-8", "replace")))
+            self.channel.send(self.obituary(code))
         except EnvironmentError:  # the near side has gone, or closed the channel
             pass
         self.process.stdout.close()
@@ -166,15 +181,21 @@ def main(channel, argv, env, cwd, nice):
     except (OSError, ValueError) as e:
         channel.send((None, "cannot start %r: %s" % (argv[0] or sys.executable, e)))
         return
-    relay = Relay(channel, process)
+    carry(Relay(channel, process))
+
+
+def carry(relay):
+    """Carry bytes both ways until one of the two ends."""
+    channel, process = relay.channel, relay.process
     out = relay.start_thread(relay.carry_out)
     relay.start_thread(relay.end_with_channel)
     try:
         while True:
             item = channel.receive()
             if isinstance(item, tuple):
-                _signal(process, item[0])
+                relay.told(item)
             else:
+                relay.moved()
                 try:
                     _write_all(process.stdin, item)
                 except EnvironmentError:  # it has ended; carry_out tells
