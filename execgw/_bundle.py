@@ -43,6 +43,7 @@ ON_DEMAND = {
     "execgw.worker.logs",
     "execgw.worker.output",
     "execgw.worker.steer",
+    "execgw.worker.served",
 }
 
 # What is alike next to each other, as far back as zlib looks (32 KiB): measured, it saves 170 bytes; so do smaller

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import transports
 from ._loop import get_loop
+from ._serving import Offers, names_of, offer
 from ._session import Session
 from .errors import SpecError, StartError
 from .peer.compat import clock
@@ -63,6 +64,7 @@ class Hub:
         via = self._other(spec, "via")
         _text(spec, "id")
         _seconds(spec, "start_timeout", START_SECONDS)  # what is wrong with a spec is said before anything is started
+        offers = Offers(names_of(_text(spec, "import")), repr(str(spec)))
         name = self.allocate_id(spec)
         self._reserve(name)
         try:
@@ -75,6 +77,7 @@ class Hub:
                 env=dict(spec.env),
                 keepalive=_seconds(spec, "keepalive", None, zero=True),
                 other=functools.partial(self._other, spec),
+                offers=offers,
             )
             loop = get_loop()
             transport = kind.start(launch, via)
@@ -91,6 +94,11 @@ class Hub:
         seconds = _seconds(spec, "start_timeout", START_SECONDS) or START_SECONDS
         try:
             session.finish_start(begun + seconds, seconds)
+            try:
+                offer(session, begun + seconds)
+            except BaseException:
+                session._abandon()
+                raise
             with self.lock:
                 self.sessions[session.id] = session
         finally:

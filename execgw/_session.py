@@ -21,6 +21,7 @@ from .errors import (
     StartError,
     TimeoutError,
 )
+from ._serving import Offers
 from .peer.alive import Watch
 from .peer.compat import clock
 from .peer.faults import again
@@ -73,6 +74,7 @@ class Session(Peer):
         self.on_task = lambda port, form, data: self._refuse(port, "code to run here")
         self.on_link_end = self._on_link_end
         transport.on_writable = self._on_writable
+        self.offers: Offers = launch.offers or Offers()
         self.port = Port(0)  # what waits for HELLO and answers
         self.about: dict[str, str] | None = None  # what the worker said of itself
         self.over = threading.Event()  # the process has ended, and everything is let go
@@ -232,7 +234,7 @@ class Session(Peer):
             if self.out_size > MOST_UNREAD:
                 raise RemoteProtocolError("it asks, and does not read the answers")
             asked = f.unpack_pairs(payload)
-            self._queue(f.TELL, 0, f.pack_pairs({"number": asked.get("number", ""), **_answer(asked)}))
+            self._queue(f.TELL, 0, f.pack_pairs({"number": asked.get("number", ""), **self.offers.answer(asked)}))
 
     def _wake_port_locked(self) -> None:
         for waiter in self.port.waiters:
@@ -435,13 +437,3 @@ def _said(stderr: str, noise: bytes) -> str:
     if stderr.strip():
         text += "; its stderr ends:\n    " + "\n    ".join(map(printable, stderr.strip().splitlines()[-8:])) + "\n "
     return text
-
-
-def _answer(asked: dict[str, str]) -> dict[str, str]:
-    """What a worker may ask: only the text of our own far modules."""
-    if asked.get("verb") == "module":
-        try:
-            return {"source": _bundle.source(asked.get("number", ""))}
-        except KeyError:
-            return {"problem": "no such module is served"}
-    return {"problem": "no such question"}

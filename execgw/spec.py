@@ -20,6 +20,7 @@ COMMON_KEYS = (
     "dont_write_bytecode",
     "start_timeout",
     "keepalive",
+    "import",
 )
 
 _URL_HEAD = re.compile(r"^[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import StartError
 
 if TYPE_CHECKING:
+    from .._serving import Offers
     from .._session import Session
     from ..spec import XSpec
 
@@ -49,6 +50,7 @@ class Launch:
     nice: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     keepalive: float | None = None
+    offers: Offers | None = None  # what the worker may import from here
     other: Callable[[str], Session | None] | None = None  # the gateway of the group that a key of the spec names
 
     def bare(self) -> Launch:
