@@ -40,6 +40,7 @@ from .errors import (
 from .executor import Executor
 from .gateway import Gateway
 from .group import Group
+from .hierarchy import ChannelGateway
 from .multi import MultiChannel
 from .rsync import RSync
 from .spec import XSpec
@@ -54,6 +55,7 @@ __all__ = [
     "AuthenticationFailed",
     "Channel",
     "ChannelClosed",
+    "ChannelGateway",
     "ClosedHere",
     "ConnectionLost",
     "DataFormatError",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import transports
@@ -18,7 +18,9 @@ from .errors import SpecError, StartError
 from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .spec import XSpec
-from .transports.base import Launch
+from .transports.base import Launch, Transport
+
+Start = Callable[[Launch, Session | None], Transport]
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
@@ -58,10 +60,12 @@ class Hub:
 
     def begin(self, spec: XSpec, execmodel: str) -> Session:
         """Start a worker without waiting for it; finish() must follow, whatever happens."""
-        chosen = self._kind_of(spec)
-        kind = transports.kind(chosen)
+        kind = transports.kind(self._kind_of(spec))
+        return self.begin_with(spec, execmodel, self._other(spec, "via"), kind.start)
+
+    def begin_with(self, spec: XSpec, execmodel: str, via: Session | None, start: Start) -> Session:
+        """The same with a transport that *start* makes, whatever the spec says of its kind."""
         execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
-        via = self._other(spec, "via")
         _text(spec, "id")
         _seconds(spec, "start_timeout", START_SECONDS)  # what is wrong with a spec is said before anything is started
         offers = Offers(names_of(_text(spec, "import")), repr(str(spec)))
@@ -80,7 +84,7 @@ class Hub:
                 offers=offers,
             )
             loop = get_loop()
-            transport = kind.start(launch, via)
+            transport = start(launch, via)
             session = Session(transport, launch, loop, via)
             session.begin(launch, execmodel)
         except BaseException:
@@ -91,7 +95,7 @@ class Hub:
 
     def finish(self, session: Session, spec: XSpec, begun: float) -> None:
         """Wait until a worker is there; StartError, and nothing left of it, if that fails."""
-        seconds = _seconds(spec, "start_timeout", START_SECONDS) or START_SECONDS
+        seconds = seconds_of(spec, "start_timeout", START_SECONDS)
         try:
             session.finish_start(begun + seconds, seconds)
             try:
@@ -223,3 +227,8 @@ def _seconds(spec: XSpec, key: str, default: float | None, zero: bool = False) -
     if not 0 <= seconds < threading.TIMEOUT_MAX or (seconds == 0 and not zero):  # nor is NaN a time
         raise SpecError(f"{str(spec)!r}: {key}={text!r} is no time in seconds")
     return seconds
+
+
+def seconds_of(spec: XSpec, key: str, default: float) -> float:
+    """A time in seconds that a spec names; SpecError if it is none."""
+    return _seconds(spec, key, default) or default

@@ -74,6 +74,7 @@ class Session(Peer):
         self.on_task = lambda port, form, data: self._refuse(port, "code to run here")
         self.on_link_end = self._on_link_end
         transport.on_writable = self._on_writable
+        self.begun = clock()
         self.offers: Offers = launch.offers or Offers()
         self.port = Port(0)  # what waits for HELLO and answers
         self.about: dict[str, str] | None = None  # what the worker said of itself

@@ -179,6 +179,9 @@ class Group:
         self._gateways = [gateway for gateway in self._gateways if gateway not in gateways]
         return how
 
+    def _add(self, gateway: Gateway) -> None:
+        self._gateways.append(gateway)
+
     def _leave(self, gateway: Gateway) -> None:
         if gateway in self._gateways:
             self._gateways.remove(gateway)

@@ -56,7 +56,7 @@ def gatewaymaker(channel):
             options = _read_spec(spec)
         except ValueError as e:
             channel.send(sub)
-            sub.close("%r: %s" % (spec, e))
+            sub.close("%s: %s" % (spec, e))
             continue
         sub.send((spec,))
         channel.send(sub)

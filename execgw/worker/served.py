@@ -225,6 +225,10 @@ class ExecgwLoader(Loader):
         """A module of the package, or a name that its __init__.py makes; from Python 3.7 on modules are asked so."""
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
+        if name == "__version__":
+            from execgw import _version
+
+            return _version.__version__
         path = self.inside + "/" + name
         if path + ".py" in self.served.files or path in self.served.folders:
             __import__("execgw." + name)
