@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from . import errors
+from ._tree import Tree, tree
 from ._version import __version__
 from .channel import Channel
 from .errors import (
@@ -80,6 +81,7 @@ __all__ = [
     "SpecError",
     "StartError",
     "TimeoutError",
+    "Tree",
     "XSpec",
     "__version__",
     "default_group",
@@ -91,4 +93,5 @@ __all__ = [
     "makegateway",
     "makegateways",
     "set_execmodel",
+    "tree",
 ]

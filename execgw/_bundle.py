@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 HERE = Path(__file__).parent
-IS_SERVED = hasattr(__loader__, "served")  # in a worker that got execgw from its near side, and is now one itself
+IS_SERVED = hasattr(globals()["__loader__"], "served")  # in a worker that got execgw from its near side, and is now one itself
 if IS_SERVED:
     from importlib.resources import files
 
@@ -81,7 +81,7 @@ def modules() -> dict[str, Path]:
     found = {}
     for room in ("wire", "peer", "worker"):
         for path in sorted((HERE / room).iterdir(), key=str):
-            stem, dot, kind = path.name.partition(".")
+            stem, _, kind = path.name.partition(".")
             name = f"execgw.{room}.{stem}"
             if kind == "py" and stem not in ("__init__", "boot") and name not in NOT_SHIPPED:
                 found[name] = path

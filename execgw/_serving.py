@@ -65,7 +65,7 @@ class _Handed(Table):
     """Of execgw itself, in a worker that has it from its own near side."""
 
     def __init__(self) -> None:
-        self.served = __loader__.served  # type: ignore[name-defined]  # noqa: F821
+        self.served = __loader__.served  # type: ignore[name-defined]
         self.folder = self.served.root.rstrip("/")
         self.paths = self.served.files
         self.listed = "\n".join([self.folder, *sorted(self.paths)]).encode("utf-8")

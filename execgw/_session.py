@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import _bundle, _trace
 from ._loop import Loop
+from ._serving import Offers
 from .errors import (
     ClosedHere,
     ConnectionLost,
@@ -21,7 +22,6 @@ from .errors import (
     StartError,
     TimeoutError,
 )
-from ._serving import Offers
 from .peer.alive import Watch
 from .peer.compat import clock
 from .peer.faults import again

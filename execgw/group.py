@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import _monitor
 from ._dispatch import Dispatcher, batched
 from ._hub import Hub
+from ._tree import ASK_SECONDS, Tree, tree
 from .gateway import Gateway
 from .multi import MultiChannel
 from .peer.compat import clock
@@ -36,6 +38,7 @@ class Group:
         self._gateways: list[Gateway] = []
         self._leaving: list[Session] = []  # asked to end by exit(), which does not wait
         self._execmodel = self._remote_execmodel = ExecModel(execmodel)
+        self._monitors: list[_monitor.Monitor] = []
         self._pid = os.getpid()
         # By this name on the module: test suites replace atexit.register, and run what was given to it themselves.
         atexit.register(self._cleanup_atexit)
@@ -69,6 +72,7 @@ class Group:
 
         If one fails, its error is raised and none is left.
         """
+        _monitor.attach_if_asked(self)
         made = [self._as_spec(spec) for spec in specs]
         sessions = self._hub.start_all(made, self._remote_execmodel.backend)
         gateways = [
@@ -162,6 +166,24 @@ class Group:
         finally:
             calls.shutdown(wait=False, cancel_futures=True)
 
+    # -- looking
+
+    def tree(self, timeout: float = ASK_SECONDS) -> Tree:
+        """What all gateways are and do now, those reached through others below these; print() shows it.
+
+        Each worker is asked, all at the same time; one without an answer after *timeout* seconds is shown as 'silent'.
+        """
+        return tree(self._gateways, timeout)
+
+    def monitor(self, path: str | os.PathLike[str]) -> _monitor.Monitor:
+        """Let `execgw tree --at PATH`, and top and stack, look at this group from outside, through a Unix socket there.
+
+        Only this user and root can; they can look and do nothing else.  The socket goes with close(), at the end of a
+        `with` statement around either of the two, or at the end of the process.  ExecgwError if it cannot be made.
+        """
+        self._monitors.append(_monitor.Monitor(path, lambda: [self._gateways]))
+        return self._monitors[-1]
+
     # -- ending
 
     def terminate(self, timeout: float | None = None) -> dict[str, str]:
@@ -202,3 +224,5 @@ class Group:
 
     def __exit__(self, *exc_info: object) -> None:
         self.terminate()
+        while self._monitors:
+            self._monitors.pop().close()

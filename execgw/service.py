@@ -4,7 +4,6 @@ Runs wherever workers run, from Python 2.7 on; the near side serves it there (wo
 """
 
 import shlex
-import sys
 import threading
 
 from .worker.tasks import relay
@@ -67,14 +66,14 @@ def gatewaymaker(channel):
 
 def _carry(channel, options):
     # type: (Any, Dict[str, Any]) -> None
-    relay.main(channel, **options)
+    relay.main(channel, **options)  # type: ignore[no-untyped-call]
     channel.close()
 
 
 def _read_spec(spec):
     # type: (Any) -> Dict[str, Any]
     """What relay.main() is to be told; ValueError for a spec that is none, or no popen."""
-    if not isinstance(spec, type(u"")) and not isinstance(spec, str):
+    if not isinstance(spec, (str, type(b"".decode()))):
         raise ValueError("a spec is text; send str(spec)")
     found = {}  # type: Dict[str, Any]
     env = {}  # type: Dict[str, str]

@@ -44,7 +44,7 @@ class Package(object):
     def __init__(self, name):
         # type: (str) -> None
         texts = _ask(name).decode("utf-8").split("\n")
-        self.root = _native(texts[0]) + "/"
+        self.root = _native(texts[0]) + "/"  # type: str
         self.files = frozenset([_native(text) for text in texts[1:]])
         self.folders = frozenset([path[:at] for path in self.files for at in range(len(path)) if path[at] == "/"])
 
@@ -108,7 +108,7 @@ class Loader(object):
         self.package = package
         self.inside = path.rpartition("/")[0] if path else name.replace(".", "/")  # the folder, as the list has it
         self.folder = served.root + self.inside
-        self.filename = served.root + path if path else None
+        self.filename = served.root + path if path else None  # type: Any
         self._source = None  # type: Optional[bytes]
 
     def source(self):
@@ -334,7 +334,7 @@ class Entry(object):
 
 
 def _native(text):
-    # type: (Any) -> str
+    # type: (Any) -> Any
     return text.encode("utf-8") if PY2 else text
 
 
