@@ -1,4 +1,6 @@
-"""A gateway on a channel: a worker starts another one beside itself, and a channel carries its bytes here."""
+"""A gateway on a channel: a worker starts another one beside itself, and a channel carries its bytes."""
+
+import os
 
 import execgw
 
@@ -10,10 +12,10 @@ with execgw.Group() as group:
     """)
     ch.send("popen//id=below")
     subchannel = ch.receive()
-    sub = execgw.ChannelGateway(subchannel)
-    deepest = group.makegateway("popen//via=below//id=deepest")
+    below = execgw.ChannelGateway(subchannel)
+    deepest = group.makegateway("popen//id=deepest//via=below")
 
-    for gateway in group:
-        gateway.remote_exec("import os; channel.send(os.getppid())").receive()
-        print(gateway.id, "runs", gateway.call(len, "abc") == 3)
-    print([node.id for node in group.tree()])
+    print("below middle:", below.call(os.getppid) == gw.call(os.getpid))
+    print("below below:", deepest.call(os.getppid) == below.call(os.getpid))
+    for node in group.tree():
+        print(node.id, node.kind, [inner.id for inner in node.below])

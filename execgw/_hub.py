@@ -60,7 +60,7 @@ class Hub:
 
     def begin(self, spec: XSpec, execmodel: str) -> Session:
         """Start a worker without waiting for it; finish() must follow, whatever happens."""
-        kind = transports.kind(self._kind_of(spec))
+        kind = transports.kind(self.check(spec))
         return self.begin_with(spec, execmodel, self._other(spec, "via"), kind.start)
 
     def begin_with(self, spec: XSpec, execmodel: str, via: Session | None, start: Start) -> Session:
@@ -130,8 +130,11 @@ class Hub:
             raise
         return done
 
-    def _kind_of(self, spec: XSpec) -> str:
-        """Which transport a spec asks for.  Third parties' ones are looked for only if ours do not fit."""
+    def check(self, spec: XSpec) -> str:
+        """Which transport a spec asks for; SpecError if it makes no sense.
+
+        Third parties' ones are looked for only if ours do not fit.
+        """
         try:
             return spec.check(transports.builtin_names(), ())
         except SpecError:

@@ -66,6 +66,8 @@ def _start(channel: Channel, via: Session, spec: XSpec | str | None, group: Grou
     begun = clock()
     given = XSpec(spec) if isinstance(spec, str) else spec
     seconds = START_SECONDS if given is None else seconds_of(given, "start_timeout", START_SECONDS)
+    if given is not None:
+        group._hub.check(given)
     hello = _Greeting(via, channel._port, f"channel {channel.id} of gateway {via.id!r}")
     hello.read(begun + seconds, seconds)
     made = given or hello.spec or XSpec("popen")
@@ -134,7 +136,8 @@ class _Greeting:
             from .peer.remote import unpack_error
 
             with contextlib.suppress(ExecgwError):
-                return f": {printable(str(unpack_error(self.via.codec, error).message)[:2000])}"
+                told = unpack_error(self.via.codec, error)
+                return f": {printable(f'{told.type}: {told.message}' if told.type else told.message)[:2000]}"
         return f": {error}" if error is not None else ""
 
     def _heard(self) -> str:

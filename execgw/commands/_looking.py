@@ -60,6 +60,7 @@ def show(trees: list[Tree]) -> None:
     """As tables where rich is installed and a terminal reads, else as plain text."""
     if not trees:
         print("no gateways")
+        return
     try:
         from rich.console import Console
 
