@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 
 from . import errors
+from ._tree import Tree, tree
 from ._version import __version__
 from .channel import Channel
 from .errors import (
@@ -42,6 +43,7 @@ from .errors import (
 from .executor import Executor
 from .gateway import Gateway
 from .group import Group
+from .hierarchy import ChannelGateway
 from .multi import MultiChannel
 from .rsync import RSync
 from .spec import XSpec
@@ -64,6 +66,7 @@ __all__ = [
     "AuthenticationFailed",
     "Channel",
     "ChannelClosed",
+    "ChannelGateway",
     "ClosedHere",
     "ConnectionLost",
     "DataFormatError",
@@ -88,6 +91,7 @@ __all__ = [
     "SpecError",
     "StartError",
     "TimeoutError",
+    "Tree",
     "XSpec",
     "__version__",
     "default_group",
@@ -99,4 +103,5 @@ __all__ = [
     "makegateway",
     "makegateways",
     "set_execmodel",
+    "tree",
 ]

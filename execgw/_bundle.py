@@ -18,6 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 HERE = Path(__file__).parent
+# In a worker that got execgw from its near side, and is a near side itself now.
+IS_SERVED = hasattr(globals()["__loader__"], "served")
+if IS_SERVED:
+    from importlib.resources import files
+
+    HERE = files(__package__)  # type: ignore[assignment]  # as much of a Path as is used here
 # An interpreter whose name contains this word gets these modules of worker/ in place of others, or besides.
 FLAVOURS = {
     "jython": {"link": "link_jython"},
@@ -44,6 +50,7 @@ ON_DEMAND = {
     "execgw.worker.logs",
     "execgw.worker.output",
     "execgw.worker.steer",
+    "execgw.worker.served",
 }
 
 # What is alike next to each other, as far back as zlib looks (32 KiB): measured, it saves 170 bytes; so do smaller
@@ -75,9 +82,10 @@ def modules() -> dict[str, Path]:
     """The shipped modules and their files, by their names on the near side."""
     found = {}
     for room in ("wire", "peer", "worker"):
-        for path in sorted((HERE / room).glob("*.py")):
-            name = f"execgw.{room}.{path.stem}"
-            if path.stem not in ("__init__", "boot") and name not in NOT_SHIPPED:
+        for path in sorted((HERE / room).iterdir(), key=str):
+            stem, _, kind = path.name.partition(".")
+            name = f"execgw.{room}.{stem}"
+            if kind == "py" and stem not in ("__init__", "boot") and name not in NOT_SHIPPED:
                 found[name] = path
     return found
 
@@ -218,8 +226,17 @@ def for_other(write_fd: int, flavour: str = "") -> tuple[str, bytes]:
 
 
 @functools.cache
+def task(name: str) -> tuple[str, str]:
+    """(text, file name) of a module of worker/tasks."""
+    path = HERE / "worker" / "tasks" / f"{name}.py"
+    return path.read_text("utf-8"), str(path)
+
+
+@functools.cache
 def for_same() -> tuple[str, bytes]:
     """The same for the interpreter that runs here: compiled code, loaded and not compiled."""
+    if IS_SERVED:  # what is here was compiled from stripped sources
+        return for_other(0)
     code = {}
     rare = {name for name in ON_DEMAND if name.startswith("execgw.worker.")} - {"execgw.worker.late_threading"}
     for name in [*modules(), "execgw.worker.boot"]:

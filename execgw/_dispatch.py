@@ -7,15 +7,13 @@ that a worker need not wait for the next.
 from __future__ import annotations
 
 import collections
-import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _source
+from . import _bundle, _source
 from ._loop import run
 from .errors import ConnectionLost, GatewayClosed, RemoteError
 from .peer.compat import clock
@@ -107,10 +105,8 @@ class _Worker:
             call.future.set_result(results if call.many else results[0])
 
 
-@functools.cache
 def _pool_task() -> _source.Task:
-    path = Path(__file__).parent / "worker" / "tasks" / "pool.py"
-    return "function", path.read_text("utf-8"), str(path), "main", (), {}
+    return "function", *_bundle.task("pool"), "main", (), {}
 
 
 class Dispatcher(futures.Executor):

@@ -386,6 +386,9 @@ class NearGroup(Generic[G]):
         self._gateways = [gateway for gateway in self._gateways if gateway not in gateways]
         return how
 
+    def _add(self, gateway: G) -> None:
+        self._gateways.append(gateway)
+
     def _leave(self, gateway: G) -> None:
         if gateway in self._gateways:
             self._gateways.remove(gateway)

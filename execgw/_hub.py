@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import transports
 from ._loop import get_loop
+from ._serving import Offers, names_of, offer
 from ._session import Session
 from .errors import SpecError, StartError
 from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .spec import XSpec
-from .transports.base import Launch
+from .transports.base import Launch, Transport
+
+Start = Callable[[Launch, Session | None], Transport]
 
 if TYPE_CHECKING:
     from ._loop import Loop
@@ -68,12 +71,25 @@ class Hub:
 
     async def begin(self, spec: XSpec, execmodel: str) -> Session:
         """Start a worker without waiting for it; finish() must follow, whatever happens."""
-        chosen = self._kind_of(spec)
+        chosen = self.check(spec)
         kind = transports.kind(chosen)
-        execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
         factory, via = self._factory(spec, chosen)
+        return await self.begin_with(spec, execmodel, via, kind.start, getattr(kind, "quick", False), factory)
+
+    async def begin_with(
+        self,
+        spec: XSpec,
+        execmodel: str,
+        via: Session | None,
+        start: Start,
+        quick: bool = True,
+        factory: Factory | None = None,
+    ) -> Session:
+        """The same with a transport that *start* makes, whatever the spec says of its kind."""
+        execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
         _text(spec, "id")
         _seconds(spec, "start_timeout", START_SECONDS)  # what is wrong with a spec is said before anything is started
+        offers = Offers(names_of(_text(spec, "import")), repr(str(spec)))
         name = self.allocate_id(spec)
         self._reserve(name)
         try:
@@ -89,13 +105,14 @@ class Hub:
                 factory=factory,
                 other=functools.partial(self._other, spec),
                 loop=loop,
+                offers=offers,
             )
-            if getattr(kind, "quick", False):
+            if quick:
                 if via is not None:
                     await loop.room(via)
-                transport = kind.start(launch, via)
+                transport = start(launch, via)
             else:
-                transport = await loop.aside(kind.start, launch, via)
+                transport = await loop.aside(start, launch, via)
             session = self.session_class(transport, launch, loop, via)
             session.begin(launch, execmodel)
         except BaseException:
@@ -106,9 +123,14 @@ class Hub:
 
     async def finish(self, session: Session, spec: XSpec, begun: float) -> None:
         """Wait until a worker is there; StartError, and nothing left of it, if that fails."""
-        seconds = _seconds(spec, "start_timeout", START_SECONDS) or START_SECONDS
+        seconds = seconds_of(spec, "start_timeout", START_SECONDS)
         try:
             await session.finish_start(begun + seconds, seconds)
+            try:
+                await offer(session, begun + seconds)
+            except BaseException:
+                await session.abandon()
+                raise
             with self.lock:
                 self.sessions[session.id] = session
         finally:
@@ -136,8 +158,11 @@ class Hub:
             raise
         return done
 
-    def _kind_of(self, spec: XSpec) -> str:
-        """Which transport a spec asks for.  Third parties' ones are looked for only if ours do not fit."""
+    def check(self, spec: XSpec) -> str:
+        """Which transport a spec asks for; SpecError if it makes no sense.
+
+        Third parties' ones are looked for only if ours do not fit.
+        """
         try:
             return spec.check(transports.builtin_names(), ())
         except SpecError:
@@ -273,3 +298,8 @@ def _seconds(spec: XSpec, key: str, default: float | None, zero: bool = False) -
     if not 0 <= seconds < threading.TIMEOUT_MAX or (seconds == 0 and not zero):  # nor is NaN a time
         raise SpecError(f"{str(spec)!r}: {key}={text!r} is no time in seconds")
     return seconds
+
+
+def seconds_of(spec: XSpec, key: str, default: float) -> float:
+    """A time in seconds that a spec names; SpecError if it is none."""
+    return _seconds(spec, key, default) or default

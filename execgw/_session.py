@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import _bundle, _trace
 from ._loop import run
 from ._reasons import LAST_SECONDS, NO_TERMINAL, Silence, obituary, start_problem
+from ._serving import Offers
 from .errors import (
     ClosedHere,
     ConnectionLost,
@@ -63,6 +64,8 @@ class Session(Peer):
         self.on_task = lambda port, form, data: self._refuse(port, "code to run here")
         self.on_link_end = self._on_link_end
         transport.on_writable = self._on_writable
+        self.begun = clock()
+        self.offers: Offers = launch.offers or Offers()
         self.port = Port(0)  # what waits for HELLO and answers
         self.about: dict[str, str] | None = None  # what the worker said of itself
         self.over = loop.event()  # the process has ended, and everything is let go
@@ -177,7 +180,7 @@ class Session(Peer):
             if self.out_size > MOST_UNREAD:
                 raise RemoteProtocolError("it asks, and does not read the answers")
             asked = f.unpack_pairs(payload)
-            self._queue(f.TELL, 0, f.pack_pairs({"number": asked.get("number", ""), **_answer(asked)}))
+            self._queue(f.TELL, 0, f.pack_pairs({"number": asked.get("number", ""), **self.offers.answer(asked)}))
 
     def _wake_port_locked(self) -> None:
         for waiter in self.port.waiters:
@@ -346,13 +349,3 @@ class Session(Peer):
     async def ended_within(self, timeout: float | None) -> bool:
         """Wait until the process has ended; false if it has not after *timeout* seconds."""
         return await self.loop.happened(self.over, timeout)
-
-
-def _answer(asked: dict[str, str]) -> dict[str, str]:
-    """What a worker may ask: only the text of our own far modules."""
-    if asked.get("verb") == "module":
-        try:
-            return {"source": _bundle.source(asked.get("number", ""))}
-        except KeyError:
-            return {"problem": "no such module is served"}
-    return {"problem": "no such question"}

@@ -36,6 +36,7 @@ class Status:
     memory      bytes of resident memory, 0 where that is not to be known (Jython, Windows, macOS)
     cpu         seconds of processor time that it has used
     round_trip  seconds that this question took
+    host        what the host of the worker calls itself
     """
 
     running: dict[int, TaskStatus]
@@ -45,6 +46,7 @@ class Status:
     memory: int
     cpu: float
     round_trip: float
+    host: str = ""
 
 
 def status_of(told: dict[str, str], seconds: float) -> Status:
@@ -60,6 +62,7 @@ def status_of(told: dict[str, str], seconds: float) -> Status:
                 waiting, credit = value.split()
                 channels[int(number)] = ChannelStatus(int(number), int(waiting), int(credit))
         memory, cpu = int(told["memory"]), float(told["cpu"])
-        return Status(running, int(told["numqueued"]), channels, told["execmodel"], memory, cpu, seconds)
+        queued, host = int(told["numqueued"]), told.get("host", "")
+        return Status(running, queued, channels, told["execmodel"], memory, cpu, seconds, host)
     except (KeyError, ValueError) as e:
         raise RemoteProtocolError(f"the worker's status makes no sense ({e!r}): {told!r}"[:500]) from e

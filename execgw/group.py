@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
 from typing import Any, TypeVar
 
+from . import _monitor
 from ._dispatch import Dispatcher, batched
 from ._face import NearGroup
 from ._hub import Hub
 from ._loop import run
+from ._tree import ASK_SECONDS, Tree, tree
 from .gateway import Gateway
 from .multi import MultiChannel
 from .peer.compat import clock
@@ -31,6 +33,7 @@ class Group(NearGroup[Gateway]):
 
     def __init__(self, xspecs: Iterable[XSpec | str | None] = (), execmodel: str = "thread") -> None:
         super().__init__(Hub(), execmodel)
+        self._monitors: list[_monitor.Monitor] = []
         # By this name on the module: test suites replace atexit.register, and run what was given to it themselves.
         atexit.register(self._cleanup_atexit)
         for spec in xspecs:
@@ -61,6 +64,7 @@ class Group(NearGroup[Gateway]):
 
         If one fails, its error is raised and none is left.
         """
+        _monitor.attach_if_asked(self)
         return run(self._make(specs))
 
     def setlocalfactory(
@@ -122,6 +126,24 @@ class Group(NearGroup[Gateway]):
         finally:
             calls.shutdown(wait=False, cancel_futures=True)
 
+    # -- looking
+
+    def tree(self, timeout: float = ASK_SECONDS) -> Tree:
+        """What all gateways are and do now, those reached through others below these; print() shows it.
+
+        Each worker is asked, all at the same time; one without an answer after *timeout* seconds is shown as 'silent'.
+        """
+        return tree(self._gateways, timeout)
+
+    def monitor(self, path: str | os.PathLike[str]) -> _monitor.Monitor:
+        """Let `execgw tree --at PATH`, and top and stack, look at this group from outside, through a Unix socket there.
+
+        Only this user and root can; they can look and do nothing else.  The socket goes with close(), at the end of a
+        `with` statement around either of the two, or at the end of the process.  ExecgwError if it cannot be made.
+        """
+        self._monitors.append(_monitor.Monitor(path, lambda: [self._gateways]))
+        return self._monitors[-1]
+
     # -- ending
 
     def terminate(self, timeout: float | None = None) -> dict[str, str]:
@@ -151,3 +173,5 @@ class Group(NearGroup[Gateway]):
 
     def __exit__(self, *exc_info: object) -> None:
         self.terminate()
+        while self._monitors:
+            self._monitors.pop().close()

@@ -22,6 +22,7 @@ COMMON_KEYS = (
     "keepalive",
     "preload",
     "limit",
+    "import",
 )
 
 _URL_HEAD = re.compile(r"^[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")

@@ -24,6 +24,9 @@ SHOWN = {
         "it did not start: PythonNotFound\n"
     ),
     "hello": "another process\n",
+    "hierarchy": (
+        "below middle: True\nbelow below: True\nmiddle popen ['below']\nbelow channel ['deepest']\ndeepest popen []\n"
+    ),
     "subchannels": "result: 42\nlog: working\n",
     "testing_code": "passed, and no process was started\n",
     "via": "the master started it\n",

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import transports
+from .. import _bundle, transports
 from .._loop import run
 from ..channel import Channel
 from ..errors import RemoteError
@@ -23,7 +23,6 @@ from ._starting import expand, hops, start
 if TYPE_CHECKING:
     from . import Commands
 
-TASK = Path(__file__).parent.parent / "worker" / "tasks" / "script.py"
 STDIN = "<stdin>"
 USAGE_ERROR = 2
 END_SECONDS = 3.0  # for scripts to clean up after Ctrl-C
@@ -141,8 +140,7 @@ class _Runs:
         self._left += 1
         code = 1  # until it says otherwise
         seen = {1: 0, 2: 0}  # bytes of stdout and stderr
-        task = ("function", TASK.read_text("utf-8"), str(TASK), "main", (), options)
-        channel: Channel = run(gateway._run(task))
+        channel: Channel = run(gateway._run(("function", *_bundle.task("script"), "main", (), options)))
 
         def arrived(item: Any, error: Exception | None = None) -> None:
             if item is _ended:

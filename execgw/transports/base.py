@@ -20,6 +20,7 @@ from ..errors import ExecgwError, StartError
 
 if TYPE_CHECKING:
     from .._loop import Loop
+    from .._serving import Offers
     from .._session import Session
     from ..spec import XSpec
     from .factory import Factory
@@ -54,6 +55,7 @@ class Launch:
     env: dict[str, str] = field(default_factory=dict)
     keepalive: float | None = None
     factory: Factory | None = None  # the fork server that is to start it
+    offers: Offers | None = None  # what the worker may import from here
     other: Callable[[str], Session | None] | None = None  # the gateway of the group that a key of the spec names
     loop: Loop = field(default_factory=get_loop, compare=False)
 

@@ -1,4 +1,4 @@
-"""via=: a worker beside another worker; its bytes go through a channel of that one (far half: worker/tasks/relay.py).
+"""Workers whose bytes go through a channel of another one: via= (far half: worker/tasks/relay.py), and ChannelGateway.
 
 Credit makes it fair: the relay channel has a window of its own, so a child that does not read stalls nobody else.
 """
@@ -6,12 +6,11 @@ Credit makes it fair: the relay channel has a window of its own, so a child that
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import _bundle
 from ..errors import LoadError
 from ..peer.faults import pack_error
 from ..peer.peer import HIGH_WATER
@@ -30,39 +29,36 @@ LONGEST_REASON = 500  # characters
 MOST_LAST_WORDS = 64 * 1024  # bytes in which a relay tells how its child ended
 
 
-@functools.cache
-def task_source(name: str) -> tuple[str, str]:
-    """(text, file name) of a module of worker/tasks."""
-    path = Path(__file__).parent.parent / "worker" / "tasks" / f"{name}.py"
-    return path.read_text("utf-8"), str(path)
+def told_end(form: int, data: Any) -> Any:
+    """What is no bytes, as told by whoever is at the end of a channel; None if it cannot be read."""
+    # Not by the codec of its session: that one knows channels, and asks for the lock that its caller holds.
+    if sum(map(len, data if type(data) is list else [data])) <= MOST_LAST_WORDS:
+        with contextlib.suppress(LoadError):
+            return values.Codec(trusted=False).decode(form, data)
+    return None
 
 
-class RelayTransport(Transport):
-    """Runs *argv* beside the worker of *via*; argv[0] None stands for that worker's own interpreter."""
+class ChannelTransport(Transport):
+    """The bytes of a worker that come and go over the channel *port* of *via*.
 
-    task = "relay"
+    channel -> worker    bytes; (signal number,) asks for a signal to its process group
+    worker -> channel    bytes; (exit code, last lines of stderr) once it has ended
+    """
 
     applied = True
     group = 1
+    channel: Any = None  # keeps the channel object of *port*, if there is one
 
-    def __init__(self, launch: Launch, argv: list[str | None], boot: bytes, via: Session) -> None:
+    def __init__(self, program: str, boot: bytes, via: Session, port: Port) -> None:
+        self.program = program
         self._via = via
         self._boot = boot
-        self.program = f"via {via.id}: {' '.join(word or 'python' for word in argv[:1])}"
+        self._port = port
         self._ended: Ended | None = None
         self._on_end: Callable[[], None] | None = None
         self._closed = self._killed = False
         self._trying = self._flushing = False  # the child's queue is written in a moment
         self.child: Session
-        source, filename = task_source(self.task)
-        options = self._options(launch, argv)
-        form, data = via.codec.encode(("function", source, filename, "main", (), options))
-        with via.lock:
-            self._port = via.mux.open()
-            self._port.claimed = True
-            if via.lost is not None:
-                via.mux.drop(self._port)
-        self._put(f.EXEC, form, data)
 
     def _put(self, kind: int, form: int, data: Any) -> None:
         """Send something small at once, whatever credit and the link say: who calls this must not have to wait."""
@@ -76,10 +72,6 @@ class RelayTransport(Transport):
             via.out_size += len(frame)
             port.sent += FRAME_COST + len(data)
         via.flush()
-
-    def _options(self, launch: Launch, argv: list[str | None]) -> dict[str, Any]:
-        """The arguments of the far half's main()."""
-        return {"argv": argv, "env": launch.env, "cwd": launch.chdir, "nice": launch.nice}
 
     def bootstrap(self) -> bytes:
         return self._boot
@@ -117,11 +109,7 @@ class RelayTransport(Transport):
         self.child.take_in(data)
 
     def _tell_end(self, form: int, data: Any) -> None:
-        # Not by the codec of its session: that one knows channels, and asks for the lock that is held here.
-        told: Any = None
-        if sum(map(len, data if type(data) is list else [data])) <= MOST_LAST_WORDS:
-            with contextlib.suppress(LoadError):
-                told = values.Codec(trusted=False).decode(form, data)
+        told = told_end(form, data)
         if type(told) is tuple and len(told) in (2, 3) and all(isinstance(text, str) for text in told[1:]):
             known = isinstance(told[0], int) and abs(told[0]) < 1 << 32
             why = printable(told[2][:LONGEST_REASON]) if len(told) == 3 else ""
@@ -211,3 +199,25 @@ class RelayTransport(Transport):
             # A kill waits behind all that a child has not read; a close with an error does not.
             killed = self._killed and self._ended is None
             self._via.close(self._port, pack_error(self._via.codec, "killed") if killed else b"")
+
+
+class RelayTransport(ChannelTransport):
+    """Runs *argv* beside the worker of *via*; argv[0] None stands for that worker's own interpreter."""
+
+    task = "relay"
+
+    def __init__(self, launch: Launch, argv: list[str | None], boot: bytes, via: Session) -> None:
+        source, filename = _bundle.task(self.task)
+        options = self._options(launch, argv)
+        form, data = via.codec.encode(("function", source, filename, "main", (), options))
+        with via.lock:
+            port = via.mux.open()
+            port.claimed = True
+            if via.lost is not None:
+                via.mux.drop(port)
+        super().__init__(f"via {via.id}: {' '.join(word or 'python' for word in argv[:1])}", boot, via, port)
+        self._put(f.EXEC, form, data)
+
+    def _options(self, launch: Launch, argv: list[str | None]) -> dict[str, Any]:
+        """The arguments of the far half's main()."""
+        return {"argv": argv, "env": launch.env, "cwd": launch.chdir, "nice": launch.nice}

@@ -23,7 +23,6 @@ from .._loop import get_loop
 from .._version import __version__
 from ..errors import HandshakeError, HostNotReached, SpecError, StartError
 from .base import _shared_sockets
-from .channel import task_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -280,7 +279,7 @@ def checked_options(preload: str | Iterable[str] | None, limit: object) -> dict[
 
 def fork_server(same: bool) -> tuple[str, bytes]:
     """(program, bytes for its stdin); *same* for the interpreter that runs here."""
-    return _bundle.for_factory(task_source("factory")[0], task_source("forks")[0], same)
+    return _bundle.for_factory(_bundle.task("factory")[0], _bundle.task("forks")[0], same)
 
 
 def start_factory(name: str, preload: str | Iterable[str] | None = None, limit: int | None = None) -> Factory:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _bundle
 from ..wire import frames as f
 from .base import Ended, Launch
-from .channel import RelayTransport, task_source
+from .channel import RelayTransport
 from .factory import checked_options, deadline, fork_server
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class FactoryRelayTransport(RelayTransport):
         self.program = f"a worker of the factory of gateway {via.id!r}"
 
     def _options(self, launch: Launch, argv: list[str | None]) -> dict[str, Any]:
-        relay = task_source("relay")[0]
+        relay = _bundle.task("relay")[0]
         if not self._forks:
             spawn = {"argv": argv, "env": launch.env, "cwd": launch.chdir, "nice": launch.nice}
             return {"relay": relay, "server": None, "spawn": spawn, "limit": self._config["limit"], **self._deadlines}

@@ -15,11 +15,11 @@ import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import _bundle
 from ..errors import LoadError, StartError
 from ..peer.compat import clock
 from ..peer.remote import unpack_error
 from .address import parse_address
-from .channel import task_source
 from .guard import Token, Trust
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ MAKE_CERTIFICATE = (
 
 def listen_task(token: Token, address: Any, **more: Any) -> tuple[Any, ...]:
     """The task that listens: main() of worker/tasks/listen.py with its arguments; see there."""
-    source, filename = task_source("listen")
-    options = {"source": task_source("listen_client")[0], "token": token.text(), "address": address, **more}
+    source, filename = _bundle.task("listen")
+    options = {"source": _bundle.task("listen_client")[0], "token": token.text(), "address": address, **more}
     return "function", source, filename, "main", (), options
 
 

@@ -95,7 +95,7 @@ class MemoryKind:
     quick = True
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
-        for key in ("python", "chdir", "nice", "via"):
+        for key in ("python", "chdir", "nice", "via", "import"):
             if getattr(launch.spec, key):
                 raise SpecError(f"{str(launch.spec)!r}: {key}= has no meaning inside this process; try popen")
         if launch.env:

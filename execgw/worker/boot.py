@@ -63,18 +63,23 @@ class Shipped(object):
 
     # Python 3
     def find_spec(self, name, path=None, target=None):
-        if name[:8] != "_execgw.":
-            return None
-        from _frozen_importlib import ModuleSpec
+        loader = self.find_module(name)
+        if loader:
+            from _frozen_importlib import ModuleSpec
 
-        return ModuleSpec(name, self, origin=self.file_of(name))
+            return ModuleSpec(name, loader, origin=self.file_of(name))
 
     def create_module(self, spec):
         return None
 
     # Python 2
     def find_module(self, name, path=None):
-        return self if name[:8] == "_execgw." else None
+        if name == "execgw":  # None if it is installed
+            from _execgw.worker.served import loader
+
+            return loader
+        if name[:8] == "_execgw.":
+            return self
 
     def load_module(self, name):
         return sys.modules.get(name) or self.add(name)
@@ -82,9 +87,7 @@ class Shipped(object):
     def get_source(self, name):
         """For tracebacks (linecache)."""
         source = self.modules.get(name)
-        if isinstance(source, bytes) and source[:1] in (b"\xe3", b"c"):
-            return None
-        return source if isinstance(source, str) else source.decode("utf-8")
+        return source if isinstance(source, str) else None  # compiled: only this very interpreter's
 
 
 def boot(modules, root, readable, writable):
@@ -95,7 +98,4 @@ def boot(modules, root, readable, writable):
         shipped.add(package)
     from _execgw.worker.serve import main
 
-    # From now on behind the others: most imports are the user's.
-    sys.meta_path.remove(shipped)
-    sys.meta_path.append(shipped)
     main(shipped, readable, writable)

@@ -294,7 +294,7 @@ class Steering(object):
         # type: () -> Dict[str, str]
         """Where each task is, and what the worker holds."""
         server, frames, mux = self.server, sys._current_frames(), self.server.peer.mux
-        told = dict(server._status(), memory=str(_resident()), cpu=repr(sum(os.times()[:2])))
+        told = dict(server._status(), host=_host(), memory=str(_resident()), cpu=repr(sum(os.times()[:2])))
         for number, thread in list(self.running.items()):
             told["task:%d" % number] = _line(frames.get(thread))
         with server.peer.lock:
@@ -328,6 +328,11 @@ def _line(frame):
     if found is None:
         return "?:0:?"
     return "%s:%d:%s" % (found.f_code.co_filename, found.f_lineno, found.f_code.co_name)
+
+
+def _host():
+    # type: () -> str
+    return str(os.uname()[1]) if hasattr(os, "uname") else ""
 
 
 def _resident():

@@ -19,7 +19,7 @@ import pytest
 
 from execgw import Group, XSpec, _bundle
 from execgw._loop import get_loop
-from execgw.transports import channel, factory, memory
+from execgw.transports import factory, memory
 from execgw.transports.base import Launch, Transport
 from execgw.transports.channel import RelayTransport
 from execgw.transports.command import CommandTransport
@@ -167,10 +167,10 @@ def _start_relay(name: str, receiver: Receiver, group: Group) -> Transport:
 
 def _start_factory(name: str, receiver: Receiver, group: Group) -> Transport:
     """The fork server as it is, but for what its children do: they run the program."""
-    life, last = channel.task_source("factory")[0], "return lambda: main(shipped, link, link)"
+    life, last = _bundle.task("factory")[0], "return lambda: main(shipped, link, link)"
     assert last in life
     program = f"os.dup2(link, 0); os.close(link); return lambda: exec({_program(name, 0, receiver.gate)!r}, {{}})"
-    made = _bundle.for_factory(life.replace(last, program), channel.task_source("forks")[0], same=True)
+    made = _bundle.for_factory(life.replace(last, program), _bundle.task("forks")[0], same=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(factory, "fork_server", lambda same: made)
         group.setlocalfactory()
