@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from . import errors
+from . import errors, venv
 from ._version import __version__
 from .channel import Channel
 from .errors import (
@@ -21,6 +21,7 @@ from .errors import (
     ConnectionLost,
     DataFormatError,
     DumpError,
+    EnvironmentFailed,
     ExecgwError,
     GatewayClosed,
     HandshakeError,
@@ -58,6 +59,7 @@ __all__ = [
     "ConnectionLost",
     "DataFormatError",
     "DumpError",
+    "EnvironmentFailed",
     "ExecgwError",
     "Executor",
     "Gateway",
@@ -89,4 +91,5 @@ __all__ = [
     "makegateway",
     "makegateways",
     "set_execmodel",
+    "venv",
 ]
