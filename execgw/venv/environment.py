@@ -89,10 +89,10 @@ def ask(
     gateway: Gateway, what: str, progress: Progress | None = None, files: push.Files = push.NONE, **more: Any
 ) -> Any:
     """Have one request done where *gateway* leads; EnvironmentFailed with the last lines of what failed."""
-    texts = [task_source(name) for name in ("venv", "venv_attach", "venv_kept")]
-    # One text, so that they share their functions.  The last main() would count: those that follow have theirs renamed.
-    source = "\n".join([texts[0][0], texts[1][0].replace("def main(", "def attach_main("), texts[2][0]])
-    channel = gateway._run(("function", source, texts[0][1], "main", (), {"what": what, **more}))
+    store, build, attach, kept = [task_source(f"venv{part}")[0] for part in ("_store", "", "_attach", "_kept")]
+    # One text, so that they share their functions; only one main() may be in it.
+    source = "\n".join([store, build, attach.replace("def main(", "def attach_main("), kept])
+    channel = gateway._run(("function", source, "<execgw>/worker/tasks/venv.py", "main", (), {"what": what, **more}))
     try:
         for item in channel:
             match item:
@@ -192,7 +192,7 @@ def attach(
 def beside(gateway: Gateway, env: Environment, id: str | None) -> Gateway:  # the key's name
     """A gateway to a new worker in the environment, on the very host where *gateway*'s worker is."""
     spec = gateway.spec
-    given = {"id": id, "python": shlex.quote(env.python), "execmodel": spec.execmodel}
+    given: dict[str, Any] = {"id": id, "python": shlex.quote(env.python), "execmodel": spec.execmodel}
     if _is_child(spec):
         new = XSpec("popen").changed(nice=spec.nice, dont_write_bytecode=spec.dont_write_bytecode, **given)
         new.env.update(spec.env)

@@ -73,7 +73,7 @@ class SetupFile:
         uv: str = "auto",
         progress: Progress | None = None,
     ) -> str:
-        """Build the project here and install it in the environment that *gw*'s worker lives in; returns the file's name.
+        """Build the project here, install it in the environment that *gw*'s worker lives in; returns its file's name.
 
         *form* is 'sdist', which is built once more there, so C extensions fit; or 'wheel', which needs nothing there.
         What was installed of it before is replaced.  The other arguments are those of create_venv_gateway.

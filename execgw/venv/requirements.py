@@ -1,4 +1,4 @@
-"""What may be asked for: names, requirements, index addresses.  Nothing here becomes an option, a path or a secret shown.
+"""What may be asked for: names, requirements, index addresses.  None becomes an option, a path or a secret shown.
 
 The texts go to pip and uv as words behind `--`; what those would take for a path or an option is refused before.
 """
@@ -77,11 +77,12 @@ def _parsed(text: str, shown: str) -> Requirement:
     from .packages import requirements
 
     try:
-        return requirements().Requirement(text)
+        found: Requirement = requirements().Requirement(text)
     except ValueError as e:
         reason = str(e).splitlines()[0]
         path = " (paths are taken with allow_paths=True)" if re.match(r"[./~]", text) or "/" in text else ""
         raise SpecError(f"requirement {shown}: {reason}{path}") from None
+    return found
 
 
 def parse_versions(text: str | None) -> SpecifierSet | None:
@@ -91,9 +92,10 @@ def parse_versions(text: str | None) -> SpecifierSet | None:
     if not text:
         return None
     try:
-        return specifiers().SpecifierSet(text)
+        found: SpecifierSet = specifiers().SpecifierSet(text)
     except ValueError:
         raise SpecError(f"requires-python {text!r} is no set of versions; write it as '>=3.9,<3.13'") from None
+    return found
 
 
 def check_index(address: str, where: str) -> str:

@@ -14,7 +14,7 @@ held = []  # descriptors of the locks of environments that this process lives in
 
 
 def settings_of(environ):
-    """What pip and uv are told by variables and files here, without secrets, as text: other settings, other packages."""
+    """What pip and uv are told by variables and files here, without secrets: other settings, other packages."""
     home = os.path.expanduser("~")
     files = [environ.get("PIP_CONFIG_FILE"), environ.get("UV_CONFIG_FILE"), "/etc/pip.conf", "/etc/uv/uv.toml"]
     config = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
