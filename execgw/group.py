@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import _rooms
 from ._dispatch import Dispatcher, batched
 from ._hub import Hub
 from .gateway import Gateway
@@ -18,6 +19,8 @@ from .spec import XSpec
 
 if TYPE_CHECKING:
     from ._session import Session
+
+MOST_AT_A_TIME = 32  # gateways that take several steps each
 
 T = TypeVar("T")
 
@@ -70,13 +73,41 @@ class Group:
         If one fails, its error is raised and none is left.
         """
         made = [self._as_spec(spec) for spec in specs]
+        wrapped = {number: found for number, spec in enumerate(made) if (found := _rooms.wrapper_of(spec)) is not None}
+        gateways = self._make_wrapped(made, wrapped) if wrapped else self._begin(made)
+        self._gateways.extend(gateways)
+        return gateways
+
+    def _begin(self, made: list[XSpec]) -> list[Gateway]:
+        """Start workers; their gateways are not yet in the list."""
         sessions = self._hub.start_all(made, self._remote_execmodel.backend)
-        gateways = [
+        return [
             Gateway(self, session, spec, str(spec.execmodel or self._execmodel.backend))
             for session, spec in zip(sessions, made, strict=True)
         ]
-        self._gateways.extend(gateways)
-        return gateways
+
+    def _make_wrapped(self, made: list[XSpec], wrapped: dict[int, _rooms.Wrapper]) -> list[Gateway]:
+        """The plain ones first, then all others at the same time: each takes several steps."""
+        for spec in made:
+            self.allocate_id(spec)
+        plain = [number for number in range(len(made)) if number not in wrapped]
+        done = dict(zip(plain, self._begin([made[number] for number in plain]), strict=True))
+
+        def start(number: int) -> None:
+            done[number] = wrapped[number].start(made[number], lambda spec: self._begin([spec])[0])
+            done[number].spec = made[number]
+
+        try:
+            if len(wrapped) == 1:
+                start(*wrapped)
+            else:
+                with ThreadPoolExecutor(min(len(wrapped), MOST_AT_A_TIME)) as threads:
+                    for future in [threads.submit(start, number) for number in wrapped]:
+                        future.result()
+        except BaseException:
+            self._end(list(done.values()), 0)
+            raise
+        return [done[number] for number in range(len(made))]
 
     def _as_spec(self, spec: XSpec | str | None) -> XSpec:
         return spec if isinstance(spec, XSpec) else XSpec(spec or self.defaultspec)

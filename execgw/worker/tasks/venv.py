@@ -227,7 +227,7 @@ def make(channel, name, requirements, python, asked, **how):
         raise Failed("this worker does not know its own interpreter; name one: python=/path/of/it")
     found = os.stat(base)
     told = [FORMAT, name, sorted(requirements), version, tag, base, found.st_size, int(found.st_mtime)]
-    told += [SECRET.sub("://", " ".join(maker.index)), maker.offline, sorted(maker.wheels.items())]
+    told += [without_secrets(" ".join(maker.index)), maker.offline, sorted(maker.wheels.items())]
     told.append(settings_of(os.environ))
     digest = hashlib.sha256(json.dumps(told).encode("utf-8")).hexdigest()[:20]
     key = (name + "-" if name else "") + digest

@@ -4,13 +4,22 @@ channel -> None, or text: why the environment is not what it was found to be (re
 """
 
 import os
-import re
 import sys
 import zlib
 
-QUIET = re.compile("CACHE|TIMEOUT|VERSION_CHECK|PROGRESS|INPUT|CERT|USERNAME|PASSWORD|TOKEN|PYTHON_DOWNLOADS")
-SECRET = re.compile(r"://[^/@\s]+@")
+# Words in the names of variables that change no package, or that are secret.  No module re: its import takes long.
+QUIET = "CACHE TIMEOUT VERSION_CHECK PROGRESS INPUT CERT USERNAME PASSWORD TOKEN PYTHON_DOWNLOADS".split()
 held = []  # descriptors of the locks of environments that this process lives in
+
+
+def without_secrets(text):
+    """The same without what stands between :// and @ in addresses."""
+    head = text.split("://")
+    for at in range(1, len(head)):
+        place = head[at].replace("\n", "/").replace(" ", "/").split("/")[0]
+        if "@" in place:
+            head[at] = head[at][place.rindex("@") + 1 :]
+    return "://".join(head)
 
 
 def settings_of(environ):
@@ -23,7 +32,7 @@ def settings_of(environ):
     told = [
         "%s=%s" % (name, environ[name])
         for name in sorted(environ)
-        if name.startswith(("PIP_", "UV_")) and not QUIET.search(name)
+        if name.startswith(("PIP_", "UV_")) and not any(word in name for word in QUIET)
     ]
     for name in files:
         try:
@@ -31,7 +40,7 @@ def settings_of(environ):
                 told.append(f.read().decode("utf-8", "replace"))
         except (IOError, OSError):
             told.append("")
-    return SECRET.sub("://", "\n".join(told))
+    return without_secrets("\n".join(told))
 
 
 def found_as(word):
