@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
-from . import _logs, _source
+from . import _logs, _rooms, _source
 from ._output import Lines, Outputs
 from ._status import Status, status_of
 from .channel import ASK_SECONDS, Channel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .spec import XSpec
     from .wire.mux import Port
 
+SCRIPT_BLOCK = "# /// script"
 OPTIONS = ("timeout", "stdout", "stderr")  # of remote_exec, unless the function has an argument of that name
 GRACE_SECONDS = 1.0  # for code that is over its time to end after each of the two exceptions
 
@@ -92,11 +94,35 @@ class Gateway(BaseGateway):
         *stdout*, *stderr*  where what it prints goes: "inherit", "null", a function that gets each line, a file, or
         "channel": channel.stdout and channel.stderr then give the lines.  All of it has arrived when waitclose()
         returns.  What is printed while several tasks run at a time goes where the gateway's own output goes.
+        A source text with a `# /// script` block (PEP 723) runs in a worker of its own beside this one, in a cached
+        environment that has what the block asks for.
         Raises ValueError for a function that uses what is not sent with it, OSError if the gateway has ended.
         """
+        if isinstance(source, str) and SCRIPT_BLOCK in source:
+            channel: Channel = _rooms.feature("remote_exec_script")(self, source, kwargs)
+            return channel
+        return self._remote_exec(source, kwargs)
+
+    def _remote_exec(self, source: object, kwargs: dict[str, Any]) -> Channel:
         options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and not _source.takes(source, name)}
-        task = _source.exec_task(source, kwargs)
-        targets = {stream: options[name] for stream, name in ((1, "stdout"), (2, "stderr")) if name in options}
+        return self._execute(_source.exec_task(source, kwargs), options)
+
+    def run_script(self, path: str | os.PathLike[str], *args: str, **options: Any) -> Channel:
+        """Run a script file of this side in the worker, as `python path args...` would; return its channel.
+
+        If it says what it needs in a `# /// script` block (PEP 723), it runs in a worker of its own, beside this one,
+        in a cached environment with those requirements, and on an interpreter that its requires-python allows.
+        The script may use `channel`.  The channel ends with it, and has what it raises, SystemExit with a code too.
+        *timeout*, *stdout*, *stderr*  as of remote_exec
+        *progress*  is called with each line about how the environment is made; more as of venv.create_venv_gateway
+        Raises OSError if the file cannot be read, EnvironmentFailed if the environment cannot be made.
+        """
+        channel: Channel = _rooms.feature("run_script")(self, path, args, **options)
+        return channel
+
+    def _execute(self, task: _source.Task | str, options: dict[str, Any]) -> Channel:
+        named = ((1, "stdout"), (2, "stderr"))
+        targets = {stream: options[name] for stream, name in named if options.get(name) is not None}
         channel = self._run(task, targets)
         seconds = options.get("timeout")
         if seconds is not None:

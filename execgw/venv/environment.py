@@ -84,12 +84,15 @@ def wanted(
 
 # -- asking the far half
 
+shown: Progress | None = None  # who hears what is done where nobody gave a progress=; the command line sets it
+
 
 def ask(
     gateway: Gateway, what: str, progress: Progress | None = None, files: push.Files = push.NONE, **more: Any
 ) -> Any:
     """Have one request done where *gateway* leads; EnvironmentFailed with the last lines of what failed."""
     store, build, attach, kept = [task_source(f"venv{part}")[0] for part in ("_store", "", "_attach", "_kept")]
+    progress = progress or shown
     # One text, so that they share their functions; only one main() may be in it.
     source = "\n".join([store, build, attach.replace("def main(", "def attach_main("), kept])
     channel = gateway._run(("function", source, "<execgw>/worker/tasks/venv.py", "main", (), {"what": what, **more}))
@@ -98,7 +101,7 @@ def ask(
             match item:
                 case ("progress", str(text)):
                     if progress is not None:
-                        progress(_printable(text))
+                        progress(printable(text))
                 case ("need", list(names)):
                     for name in names:
                         files.send(channel, name)
@@ -115,14 +118,15 @@ def ask(
     raise _failed(gateway, "its worker ended without an answer", "")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """What a worker says, without what a terminal would obey."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _failed(gateway: Gateway, text: str, tail: str) -> EnvironmentFailed:
-    lines = [_printable(line) for line in tail.splitlines()]
+    lines = [printable(line) for line in tail.splitlines()]
     shown = "".join(f"\n  {line}" for line in lines)
-    return EnvironmentFailed(f"gateway {gateway.id!r}: {_printable(text)}{shown}", output="\n".join(lines))
+    return EnvironmentFailed(f"gateway {gateway.id!r}: {printable(text)}{shown}", output="\n".join(lines))
 
 
 def make(gateway: Gateway, want: Wanted, progress: Progress | None = None, asked: str = "") -> Environment:
@@ -159,8 +163,8 @@ def _find_python(gateway: Gateway, want: Wanted, progress: Progress | None) -> s
     own = ".".join(map(str, gateway._rinfo().version_info[:3])) if allowed is not None else ""
     if allowed is None or allowed.contains(own, prereleases=True):
         return None
-    if progress is not None:
-        progress(f"looking for a Python {want.requires_python}")
+    if progress or shown:
+        (progress or shown or print)(f"looking for a Python {want.requires_python}")
     told = ask(gateway, "interpreters", progress)
     found = [(version, path) for version, path in told if isinstance(version, str) and isinstance(path, str)]
     found = [one for one in found if one[1].startswith("/") and allowed.contains(one[0], prereleases=True)]
@@ -186,7 +190,7 @@ def attach(
     told = channel.receive()
     if told is not None and not isinstance(told, str):
         raise LoadError(f"gateway {gateway.id!r}: no answer of ours is {str(told)[:200]!r}")
-    return None if told is None else _printable(told)
+    return None if told is None else printable(told)
 
 
 def beside(gateway: Gateway, env: Environment, id: str | None) -> Gateway:  # the key's name

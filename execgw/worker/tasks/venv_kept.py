@@ -106,7 +106,7 @@ def prune(channel, seconds, most_bytes):
     now = time.time()
     for record in records(root):
         size = size_of(record["directory"])
-        if now - record["used"] >= seconds and drop(root, record):
+        if seconds is not None and now - record["used"] >= seconds and drop(root, record):
             gone.append((record["key"], size))
         else:
             kept.append((record, size))
