@@ -163,8 +163,9 @@ def _find_python(gateway: Gateway, want: Wanted, progress: Progress | None) -> s
     own = ".".join(map(str, gateway._rinfo().version_info[:3])) if allowed is not None else ""
     if allowed is None or allowed.contains(own, prereleases=True):
         return None
-    if progress or shown:
-        (progress or shown or print)(f"looking for a Python {want.requires_python}")
+    tell = progress or shown
+    if tell is not None:
+        tell(f"looking for a Python {want.requires_python}")
     told = ask(gateway, "interpreters", progress)
     found = [(version, path) for version, path in told if isinstance(version, str) and isinstance(path, str)]
     found = [one for one in found if one[1].startswith("/") and allowed.contains(one[0], prereleases=True)]

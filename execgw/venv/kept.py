@@ -33,8 +33,19 @@ def list_environments(gateway: Gateway) -> list[Kept]:
 def _kept(gateway: Gateway, facts: Any) -> Kept:
     try:
         texts = [printable(str(facts[name])) for name in Kept._fields[:5]]
-        lists = [[printable(str(text)) for text in facts[name]] for name in Kept._fields[5:7]]
-        return Kept(*texts, *lists, float(facts["made"]), float(facts["used"]), int(facts["size"]), bool(facts["busy"]))
+        return Kept(
+            texts[0],
+            texts[1],
+            texts[2],
+            texts[3],
+            texts[4],
+            [printable(str(text)) for text in facts["requirements"]],
+            [printable(str(text)) for text in facts["installed"]],
+            made=float(facts["made"]),
+            used=float(facts["used"]),
+            size=int(facts["size"]),
+            busy=bool(facts["busy"]),
+        )
     except (TypeError, KeyError, ValueError):
         raise LoadError(f"gateway {gateway.id!r}: the facts about its environments make no sense") from None
 

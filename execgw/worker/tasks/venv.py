@@ -240,7 +240,11 @@ def make(channel, name, requirements, python, asked, **how):
                     remove(left)
                 record = {"key": key, "name": name, "requirements": list(requirements), "version": version}
                 record["installed"] = []
-                record = maker.build(record, base)
+                try:
+                    record = maker.build(record, base)
+                except BaseException:
+                    os.unlink(os.path.join(root, key + ".lock"))
+                    raise
     record["stamp"] = stamp_of(asked)
     return record
 
