@@ -20,7 +20,7 @@ from .environment import Environment, Wanted, checked
 
 def _folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache) / "execgw" / "known-venvs"
+    return Path(os.environ.get("EXECGW_VENVS") or os.path.join(cache, "execgw", "venvs")) / "known"
 
 
 def place_of(inner: XSpec, want: Wanted) -> Path:
@@ -50,7 +50,8 @@ def keep(place: Path | None, env: Environment) -> None:
     if place is None:
         return
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
         fd, name = tempfile.mkstemp(dir=place.parent)
         with os.fdopen(fd, "w", encoding="utf-8") as f:
             json.dump(list(env), f)
