@@ -41,7 +41,8 @@ class Runner(object):
         environ.update(UV_PYTHON_DOWNLOADS="never", UV_NO_PROGRESS="1", PYTHONUNBUFFERED="1", NO_COLOR="1")
         if index:
             environ["PIP_INDEX_URL"] = environ["UV_DEFAULT_INDEX"] = index[0]
-            environ["PIP_EXTRA_INDEX_URL"] = environ["UV_INDEX"] = " ".join(index[1:])
+            environ["UV_INDEX"] = " ".join(index[1:])
+            environ["PIP_EXTRA_INDEX_URL"] = environ["UV_INDEX"] or " "  # an empty one would leave the configured ones
             for name in ("UV_INDEX_URL", "UV_EXTRA_INDEX_URL"):
                 environ.pop(name, None)
         if offline:
