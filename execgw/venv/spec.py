@@ -38,13 +38,13 @@ class VenvWrapper:
         place = None if spec.via else memo.place_of(inner, want)  # another worker may have the name that via= says
         known = memo.recall(place)
         if known is not None:
-            made = self._start_in(known, inner, before, asked, after, begin)
+            made = self._start_in(known, inner, [*before, known.python, *after], asked, begin)
             if isinstance(made, Gateway):
                 return made
         first = begin(inner.changed(("chdir",), id=f"{spec.id}-venv"))
         with first:
             env = make(first, want, asked=asked)
-        made = self._start_in(env, inner, before, asked, after, begin)
+        made = self._start_in(env, inner, [*before, env.python, *after], "", begin)
         if not isinstance(made, Gateway):
             raise EnvironmentFailed(
                 f"{str(spec)!r}: {made}; if each start leads to another host, its disks must be shared"
@@ -56,14 +56,13 @@ class VenvWrapper:
         self,
         env: Environment,
         inner: XSpec,
-        before: list[str],
+        words: list[str],
         asked: str,
-        after: list[str],
         begin: Callable[[XSpec], Gateway],
     ) -> Gateway | str:
-        """The gateway, or why there is none in this environment."""
+        """The gateway, or why there is none in this environment; *asked* has it look whether that is still the one."""
         try:
-            gateway = begin(inner.changed(python=shlex.join([*before, env.python, *after])))
+            gateway = begin(inner.changed(python=shlex.join(words)))
         except (HostNotFound, HostNotReached):
             raise
         except StartError as e:

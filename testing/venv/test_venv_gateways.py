@@ -74,8 +74,8 @@ def test_a_build_with_pip_works_where_there_is_no_uv(group: Group, venvs: Path, 
 
     new = create_venv_gateway(gw, "plain", "six", uv="no", wheelhouse=wheelhouse, progress=lines.append)
 
-    assert lines[0].endswith("venv and pip")
-    assert new.remote_exec("import six, pip; channel.send(six.__version__)").receive(10) == "1.16.0"
+    assert lines[0].endswith("with pip")
+    assert new.remote_exec("import six; channel.send(six.__version__)").receive(10) == "1.16.0"
     assert environments_in(venvs) != []
 
 

@@ -23,6 +23,7 @@ FORMAT = "1"
 TAIL = 30  # lines of pip that an error shows
 OLDEST = (3, 6)
 OLDEST_FOR_UV = (3, 8)
+PIP_FOR_OTHERS = (22, 3)  # has --python
 UNSET = ["PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_REQUIRE_VIRTUALENV"]
 UNSET += ["VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"]
 
@@ -34,6 +35,8 @@ class Runner(object):
     """Runs pip and uv, tells what they say, and keeps their last lines; secrets are in no argument and no line."""
 
     def __init__(self, tell, index, offline):
+        import urllib.parse  # here, for an old Python is told its age in main()
+
         self.tell = tell
         self.tail = []
         environ = {name: os.environ[name] for name in os.environ if name not in UNSET}
@@ -50,6 +53,7 @@ class Runner(object):
         self.environ = environ
         told = " ".join(environ[name] for name in environ if name.startswith(("PIP_", "UV_")))
         words = [word for part in re.findall(r"://([^/@\s]+)@", told) for word in part.split(":")]
+        words += [urllib.parse.unquote(word) for word in words]
         words += [environ[name] for name in environ if re.search("PASSWORD|TOKEN", name) and name.startswith("UV_")]
         self.secrets = [word for word in words if len(word) > 3]
 
@@ -113,6 +117,16 @@ def receive_file(channel, path, sha):
         raise
 
 
+def pip_of(python):
+    """The version of an interpreter's own pip, as numbers."""
+    try:
+        argv = [python, "-I", "-c", "import pip; print(pip.__version__)"]
+        told = subprocess.check_output(argv, stderr=subprocess.DEVNULL, timeout=30).decode("ascii")
+        return tuple([int(part) for part in told.split(".")[:2]])
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return (0,)
+
+
 class Maker(object):
     """What is wanted, and how it is made here; see main()."""
 
@@ -167,29 +181,35 @@ class Maker(object):
                 shutil.copy(sources[name], place)
         return ["--find-links", folder]
 
-    def make_env(self, uv, base, env, fd):
-        where = os.path.dirname(env)
+    def installer(self, version, base, python):
+        """(name, words): what installs into *python*'s environment; 'venv and pip' if it needs a pip of its own."""
+        uv = self.find_uv(version)
         if uv:
-            argv = [uv, "venv", "--no-project", "-q", "-p", base, "--", env]
+            return "uv", [uv, "pip", "install", "--no-color", "-p", python]
+        pip = pip_of(base)
+        if pip >= PIP_FOR_OTHERS:  # three seconds less than a pip in each environment
+            return "pip", [base, "-I", "-m", "pip", "--python", python, "install", "--no-color"]
+        return "venv and pip", [python, "-I", "-m", "pip", "install", "--no-color"]
+
+    def make_env(self, tool, words, base, env, fd):
+        if tool == "uv":
+            argv = [words[0], "venv", "--no-project", "-q", "-p", base, "--", env]
         else:
-            argv = [base, "-I", "-m", "venv", "--", env]
+            argv = [base, "-I", "-m", "venv"] + (["--without-pip"] if tool == "pip" else []) + ["--", env]
         try:
-            self.runner.run(argv, "making the environment with %s" % ("uv" if uv else base), where, fd)
+            self.runner.run(argv, "making the environment with %s" % argv[0], os.path.dirname(env), fd)
         except Failed as e:
             if "ensurepip" in e.tail:
                 e.args = (e.args[0] + "; this Python has no ensurepip: apt-get install python3-venv, or use uv=push",)
             raise
 
-    def install(self, uv, python, where, things, fd, more=()):
+    def install(self, words, where, things, fd, more=()):
         """pip install of *things*, which are requirements or paths."""
-        if uv:
-            argv = [uv, "pip", "install", "--no-color", "-p", python]
-        else:
-            argv = [python, "-I", "-m", "pip", "install", "--no-color"]
+        argv = list(words) + list(more)
         if self.offline:
-            argv += ["--no-index", "--offline"] if uv else ["--no-index"]
+            argv += ["--no-index"] + (["--offline"] if words[1] == "pip" else [])
         environ = {"TMPDIR": os.path.join(where, "tmp")}
-        self.runner.run(argv + list(more) + ["--"] + list(things), "installing " + " ".join(things), where, fd, environ)
+        self.runner.run(argv + ["--"] + list(things), "installing " + " ".join(things), where, fd, environ)
 
     def build(self, record, base):
         """Make the environment of a record; nothing of it is left if that fails."""
@@ -199,17 +219,15 @@ class Maker(object):
             fcntl.flock(fd, fcntl.LOCK_EX)
             for name in ("home", "tmp"):
                 os.mkdir(os.path.join(directory, name), 0o700)
-            uv = self.find_uv(record["version"])
-            self.tell(
-                "making an environment of Python %s with %s" % (record["version"], "uv" if uv else "venv and pip")
-            )
             env = os.path.join(directory, "env")
-            self.make_env(uv, base, env, fd)
             python = os.path.join(env, "bin", "python")
+            tool, words = self.installer(record["version"], base, python)
+            self.tell("making an environment of Python %s with %s" % (record["version"], tool))
+            self.make_env(tool, words, base, env, fd)
             if record["requirements"]:
                 self.tell("installing " + " ".join(record["requirements"]))
-                self.install(uv, python, directory, record["requirements"], fd, self.links(directory))
-            record.update(directory=directory, python=python, tool="uv" if uv else "pip", made=time.time())
+                self.install(words, directory, record["requirements"], fd, self.links(directory))
+            record.update(directory=directory, python=python, tool=tool.split()[-1], made=time.time())
             write_record(self.root, record)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
@@ -260,18 +278,18 @@ def installed_as(project):
 
 def put(maker, folder, path, project):
     """Install a file, in place of what is there of the same project."""
-    uv = maker.find_uv("%d.%d" % sys.version_info[:2])
+    import importlib.util  # here, for an old Python is told its age in main()
+
+    tool, words = maker.installer("%d.%d" % sys.version_info[:2], identity_of(None)[2], sys.executable)
     links = maker.links(folder)
-    if uv:
-        maker.install(uv, sys.executable, folder, [path], -1, ["--reinstall-package", project] + links)
+    if tool == "uv":
+        maker.install(words, folder, [path], -1, ["--reinstall-package", project] + links)
         return
-    try:
-        import pip  # noqa: F401
-    except ImportError:  # an environment that uv has made, which is no longer here
+    if tool != "pip" and importlib.util.find_spec("pip") is None:  # another tool has made it, which is gone
         maker.runner.run([sys.executable, "-I", "-m", "ensurepip"], "getting pip", folder)
     if installed_as(project):
-        maker.install(uv, sys.executable, folder, [path], -1, ["--force-reinstall", "--no-deps"] + links)
-    maker.install(uv, sys.executable, folder, [path], -1, links)
+        maker.install(words, folder, [path], -1, ["--force-reinstall", "--no-deps"] + links)
+    maker.install(words, folder, [path], -1, links)
 
 
 def install(channel, filename, project, sha, **how):
