@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._session import Session
 
 MOST_AT_A_TIME = 32  # gateways that take several steps each
+CLEAN_SECONDS = 10.0  # for these steps to leave nothing when another one has failed
 
 T = TypeVar("T")
 
@@ -93,20 +94,29 @@ class Group:
         plain = [number for number in range(len(made)) if number not in wrapped]
         done = dict(zip(plain, self._begin([made[number] for number in plain]), strict=True))
 
+        begun: list[Gateway] = []  # by wrappers, those included that they have ended
+
+        def begin(spec: XSpec) -> Gateway:
+            begun.append(self._begin([spec])[0])
+            return begun[-1]
+
         def start(number: int) -> None:
-            done[number] = wrapped[number].start(made[number], lambda spec: self._begin([spec])[0])
+            done[number] = wrapped[number].start(made[number], begin)
             done[number].spec = made[number]
 
+        threads = ThreadPoolExecutor(min(len(wrapped), MOST_AT_A_TIME))
         try:
             if len(wrapped) == 1:
                 start(*wrapped)
-            else:
-                with ThreadPoolExecutor(min(len(wrapped), MOST_AT_A_TIME)) as threads:
-                    for future in [threads.submit(start, number) for number in wrapped]:
-                        future.result()
-        except BaseException:
-            self._end(list(done.values()), 0)
+            for future in as_completed([threads.submit(start, number) for number in wrapped if len(wrapped) > 1]):
+                future.result()
+        except BaseException:  # whoever waits for one of these hears that it has ended
+            self._end([gateway for gateway in begun if gateway.hasreceiver()], CLEAN_SECONDS)
+            threads.shutdown(cancel_futures=True)
+            self._end([gateway for gateway in [*begun, *done.values()] if gateway.hasreceiver()], 0)
             raise
+        finally:
+            threads.shutdown()
         return [done[number] for number in range(len(made))]
 
     def _as_spec(self, spec: XSpec | str | None) -> XSpec:

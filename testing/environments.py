@@ -5,6 +5,7 @@ from environments import venvs_fixture, wheelhouse_fixture  # noqa: F401
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -69,7 +70,8 @@ class StallingIndex:
                 index.asked.set()
                 if index.stall:
                     index.over.wait(60)
-                self.send_error(404)
+                with contextlib.suppress(OSError):  # it has gone meanwhile
+                    self.send_error(404)
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--uv", default="auto")
     parser.add_argument(
-        "--longest", type=float, default=0.8, help="seconds after which a build is killed at the latest"
+        "--longest", type=float, default=0.8, help="seconds until the latest kill"
     )
     options = parser.parse_args()
     wrong: list[str] = []

@@ -24,7 +24,7 @@ class Wrapper:
     keys = ("tagged",)
 
     def start(self, spec, begin):
-        with begin(spec.changed(self.keys, id="first")) as first:
+        with begin(spec.changed(self.keys, id=f"{spec.id}-first")) as first:
             found = first.remote_exec("channel.send(1)").receive()
         gateway = begin(spec.changed(self.keys))
         gateway.tag = (spec.tagged, found)

@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from environments import environments_in, venvs_fixture, wheelhouse_fixture  # noqa: F401  # fixtures
+from conftest import wait_for
+from environments import (  # noqa: F401  # fixtures
+    StallingIndex,
+    environments_in,
+    index_fixture,
+    venvs_fixture,
+    wheelhouse_fixture,
+)
 
 from execgw import EnvironmentFailed, Group, SpecError, XSpec
 from execgw.venv import environment, memo
@@ -171,3 +178,15 @@ def test_a_wrong_spec_is_refused_with_the_reason(spec: str, why: str, group: Gro
 )
 def test_a_text_is_taken_apart_into_requirements(text: str, words: list[str]) -> None:
     assert split(text) == words
+
+
+def test_one_that_fails_ends_the_builds_of_those_started_with_it(
+    group: Group, venvs: Path, index: StallingIndex
+) -> None:
+    stalls = f"popen//venv=stalls//requires=six//index=http://{index.address}/simple/"
+
+    with pytest.raises(EnvironmentFailed, match=r"no Python >=4\.2"):
+        group.makegateways([stalls, "popen//venv=future//requires_python=>=4.2"])
+
+    assert len(group._hub.sessions) == 0
+    wait_for(lambda: environments_in(venvs) == [], "the end of the build", 20)
