@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 
-from . import errors
+from . import errors, venv
 from ._tree import Tree, tree
 from ._version import __version__
 from .channel import Channel
@@ -24,6 +24,7 @@ from .errors import (
     ConnectionLost,
     DataFormatError,
     DumpError,
+    EnvironmentFailed,
     ExecgwError,
     GatewayClosed,
     HandshakeError,
@@ -71,6 +72,7 @@ __all__ = [
     "ConnectionLost",
     "DataFormatError",
     "DumpError",
+    "EnvironmentFailed",
     "ExecgwError",
     "Executor",
     "Gateway",
@@ -104,4 +106,5 @@ __all__ = [
     "makegateways",
     "set_execmodel",
     "tree",
+    "venv",
 ]

@@ -144,7 +144,9 @@ class NearGateway(BaseGateway):
 
     async def _exec(self, source: object, kwargs: dict[str, Any]) -> Any:
         options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and not _source.takes(source, name)}
-        task = _source.exec_task(source, kwargs)
+        return await self._exec_task(_source.exec_task(source, kwargs), options)
+
+    async def _exec_task(self, task: _source.Task | str, options: dict[str, Any]) -> Any:
         channel = await self._run(task, _targets(options))
         seconds = options.get("timeout")
         if seconds is not None:
@@ -268,7 +270,7 @@ def _is_small(number: Any) -> bool:
 
 
 def _targets(options: dict[str, Any]) -> dict[int, Any]:
-    return {stream: options[name] for stream, name in ((1, "stdout"), (2, "stderr")) if name in options}
+    return {stream: options[name] for stream, name in ((1, "stdout"), (2, "stderr")) if options.get(name) is not None}
 
 
 class _Limit:
@@ -319,14 +321,17 @@ class NearGroup(Generic[G]):
     # -- making
 
     async def _make(self, specs: Iterable[XSpec | str | None]) -> list[G]:
-        made = [self._as_spec(spec) for spec in specs]
+        gateways = await self._start([self._as_spec(spec) for spec in specs])
+        self._gateways.extend(gateways)
+        return gateways
+
+    async def _start(self, made: list[XSpec]) -> list[G]:
+        """Start workers; their gateways are not yet in the list."""
         sessions = await self._hub.start_all(made, self._remote_execmodel.backend)
-        gateways = [
+        return [
             self._gateway_class(self, session, spec, str(spec.execmodel or self._execmodel.backend))
             for session, spec in zip(sessions, made, strict=True)
         ]
-        self._gateways.extend(gateways)
-        return gateways
 
     def _as_spec(self, spec: XSpec | str | None) -> XSpec:
         return spec if isinstance(spec, XSpec) else XSpec(spec or self.defaultspec)

@@ -12,6 +12,7 @@ from importlib import import_module
 from . import commands
 from ._version import __version__
 from .errors import ExecgwError
+from .venv import environment
 
 INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 NOBODY_READS = 141  # 128 + SIGPIPE
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
+    environment.shown = _show
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -46,3 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"execgw {args.command}: {type(e).__name__}: {e}", file=sys.stderr)
         return 1
     return code
+
+
+def _show(line: str) -> None:
+    """Tell on stderr how an environment is made."""
+    print(f"execgw: {line}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ ExecgwError
       HostKeyRefused                it is not known to be the host that it says it is
     PythonNotFound                  no such interpreter there
     HandshakeError                  something answered, but it is no worker of ours
+    EnvironmentFailed               its virtual environment cannot be built, or the project not installed: .output
   GatewayClosed(OSError, EOFError)  it was, and is no more
     ClosedHere                      you ended it
     ConnectionLost                  the world did: .exit_code .signal .stderr
@@ -84,6 +85,17 @@ class HandshakeError(StartError):
     """Something answered, but it is no worker of ours: a banner, a terminal, another version."""
 
 
+class EnvironmentFailed(StartError):
+    """A virtual environment cannot be built, or a project cannot be installed in one.
+
+    output  the last lines of what failed, pip or uv as a rule, text
+    """
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
 class RemoteTimeout(RemoteError, TimeoutError):
     """Code on the other side ran longer than it was allowed to, and was ended; the traceback says where it was."""
 
@@ -97,6 +109,7 @@ __all__ = [
     "ConnectionLost",
     "DataFormatError",
     "DumpError",
+    "EnvironmentFailed",
     "ExecgwError",
     "GatewayClosed",
     "HandshakeError",

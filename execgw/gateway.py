@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from . import _source
+from . import _rooms, _source
 from ._face import ASK_SECONDS, INFO, NearGateway, RemoteStatus, RInfo
 from ._loop import run
 from ._status import Status
@@ -15,6 +16,8 @@ from .errors import ChannelClosed
 
 if TYPE_CHECKING:
     from .group import Group
+
+SCRIPT_BLOCK = "# /// script"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,9 +44,34 @@ class Gateway(NearGateway):
         *stdout*, *stderr*  where what it prints goes: "inherit", "null", a function that gets each line, a file, or
         "channel": channel.stdout and channel.stderr then give the lines.  All of it has arrived when waitclose()
         returns.  What is printed while several tasks run at a time goes where the gateway's own output goes.
+        A source text with a `# /// script` block (PEP 723) runs in a worker of its own beside this one, in a cached
+        environment that has what the block asks for.
         Raises ValueError for a function that uses what is not sent with it, OSError if the gateway has ended.
         """
+        if isinstance(source, str) and SCRIPT_BLOCK in source:
+            channel: Channel = _rooms.feature("remote_exec_script")(self, source, kwargs)
+            return channel
+        return self._remote_exec(source, kwargs)
+
+    def _remote_exec(self, source: object, kwargs: dict[str, Any]) -> Channel:
         channel: Channel = run(self._exec(source, kwargs))
+        return channel
+
+    def run_script(self, path: str | os.PathLike[str], *args: str, **options: Any) -> Channel:
+        """Run a script file of this side in the worker, as `python path args...` would; return its channel.
+
+        If it says what it needs in a `# /// script` block (PEP 723), it runs in a worker of its own, beside this one,
+        in a cached environment with those requirements, and on an interpreter that its requires-python allows.
+        The script may use `channel`.  The channel ends with it, and has what it raises, SystemExit with a code too.
+        *timeout*, *stdout*, *stderr*  as of remote_exec
+        *progress*  is called with each line about how the environment is made; more as of venv.create_venv_gateway
+        Raises OSError if the file cannot be read, EnvironmentFailed if the environment cannot be made.
+        """
+        channel: Channel = _rooms.feature("run_script")(self, path, args, **options)
+        return channel
+
+    def _execute(self, task: _source.Task | str, options: dict[str, Any]) -> Channel:
+        channel: Channel = run(self._exec_task(task, options))
         return channel
 
     def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

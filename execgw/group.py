@@ -5,10 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
-from . import _monitor
+from . import _monitor, _rooms
 from ._dispatch import Dispatcher, batched
 from ._face import NearGroup
 from ._hub import Hub
@@ -18,6 +18,9 @@ from .gateway import Gateway
 from .multi import MultiChannel
 from .peer.compat import clock
 from .spec import XSpec
+
+MOST_AT_A_TIME = 32  # gateways that take several steps each
+CLEAN_SECONDS = 10.0  # for these steps to leave nothing when another one has failed
 
 T = TypeVar("T")
 
@@ -65,7 +68,47 @@ class Group(NearGroup[Gateway]):
         If one fails, its error is raised and none is left.
         """
         _monitor.attach_if_asked(self)
-        return run(self._make(specs))
+        made = [self._as_spec(spec) for spec in specs]
+        wrapped = {number: found for number, spec in enumerate(made) if (found := _rooms.wrapper_of(spec)) is not None}
+        gateways = self._make_wrapped(made, wrapped) if wrapped else self._begin(made)
+        self._gateways.extend(gateways)
+        return gateways
+
+    def _begin(self, made: list[XSpec]) -> list[Gateway]:
+        """Start workers; their gateways are not yet in the list."""
+        return run(self._start(made))
+
+    def _make_wrapped(self, made: list[XSpec], wrapped: dict[int, _rooms.Wrapper]) -> list[Gateway]:
+        """The plain ones first, then all others at the same time: each takes several steps."""
+        for spec in made:
+            self.allocate_id(spec)
+        plain = [number for number in range(len(made)) if number not in wrapped]
+        done = dict(zip(plain, self._begin([made[number] for number in plain]), strict=True))
+
+        begun: list[Gateway] = []  # by wrappers, those included that they have ended
+
+        def begin(spec: XSpec) -> Gateway:
+            begun.append(self._begin([spec])[0])
+            return begun[-1]
+
+        def start(number: int) -> None:
+            done[number] = wrapped[number].start(made[number], begin)
+            done[number].spec = made[number]
+
+        threads = ThreadPoolExecutor(min(len(wrapped), MOST_AT_A_TIME))
+        try:
+            if len(wrapped) == 1:
+                start(*wrapped)
+            for future in as_completed([threads.submit(start, number) for number in wrapped if len(wrapped) > 1]):
+                future.result()
+        except BaseException:  # whoever waits for one of these hears that it has ended
+            self._end([gateway for gateway in begun if gateway.hasreceiver()], CLEAN_SECONDS)
+            threads.shutdown(cancel_futures=True)
+            self._end([gateway for gateway in [*begun, *done.values()] if gateway.hasreceiver()], 0)
+            raise
+        finally:
+            threads.shutdown()
+        return [done[number] for number in range(len(made))]
 
     def setlocalfactory(
         self,

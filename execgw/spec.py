@@ -86,6 +86,18 @@ class XSpec:
         """The keys that are set, without env."""
         return [key for key, value in vars(self).items() if not key.startswith("_") and key != "env" and value]
 
+    def changed(self, drop: Iterable[str] = (), **values: str | bool | None) -> XSpec:
+        """The same without the keys *drop*, and with other *values*; None is a key that was not given."""
+        new = XSpec.__new__(XSpec)
+        given = {key: getattr(self, key) for key in self.keys() if key not in set(drop)}
+        for key, value in {**given, **values}.items():
+            if value is not None:
+                setattr(new, key, value)
+        new.env = dict(self.env)
+        parts = [key if (value := getattr(new, key)) is True else f"{key}={value}" for key in new.keys()]  # noqa: SIM118
+        new._spec = "//".join([*parts, *(f"env:{name}={value}" for name, value in new.env.items())])
+        return new
+
     def check(self, kinds: Iterable[str], known: Iterable[str]) -> str:
         """Return which of *kinds* this spec asks for; SpecError if none, several, or a key that nobody knows."""
         kinds = list(kinds)

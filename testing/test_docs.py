@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,13 @@ WITH_CODE = [page for page in PAGES if re.search(r"(?m)^>>> ", page.read_text("u
 
 def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def _environments_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "execgw-testing"
+    cache.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("EXECGW_VENVS", str(cache / "venvs"))
 
 
 @pytest.fixture(autouse=True)

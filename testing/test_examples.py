@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "execgw-testing"
 LONGEST = 40
 
 SHOWN = {
@@ -29,13 +31,17 @@ SHOWN = {
     ),
     "subchannels": "result: 42\nlog: working\n",
     "testing_code": "passed, and no process was started\n",
+    "venv": "hello from a project that uses six: True\nin home\n",
     "via": "the master started it\n",
 }
 
 
 def run(name: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    # What environments examples make is kept, but not among the user's own.
+    CACHE.mkdir(parents=True, exist_ok=True)
+    environ = {**os.environ, "EXECGW_VENVS": str(CACHE / "venvs")}
     command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environ)
 
 
 @pytest.mark.parametrize("name", sorted(SHOWN))

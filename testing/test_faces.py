@@ -33,8 +33,9 @@ PLAIN = {
     "ReadFile": {"close", "isatty", "readable"},
 }
 # An iterator of the sync face is none of the asyncio face, whose `async for` has no next() either.  What looks at
-# a group, and its own factory, are served by the loop of the process, not by the caller's.
-SYNC_ONLY = {"Channel": {"next"}, "Group": {"monitor", "setlocalfactory", "tree"}}
+# a group, and its own factory, are served by the loop of the process, not by the caller's; environments take steps that
+# block.
+SYNC_ONLY = {"Channel": {"next"}, "Gateway": {"run_script"}, "Group": {"monitor", "setlocalfactory", "tree"}}
 # What is not the same to their users.
 OTHER_WORDS = {
     "Channel": {"setcallback", "makefile"},

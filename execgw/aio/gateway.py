@@ -43,6 +43,8 @@ class Gateway(NearGateway):
 
     @like(sync.Gateway.remote_exec)
     async def remote_exec(self, source: object, **kwargs: Any) -> Channel:
+        if isinstance(source, str) and sync.SCRIPT_BLOCK in source:
+            raise ValueError("a script with requirements takes steps that block: use execgw.Group in asyncio.to_thread")
         channel: Channel = await self._exec(source, kwargs)
         return channel
 

@@ -7,10 +7,11 @@ import collections
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
+from .. import _rooms
 from .. import group as sync
 from .._dispatch import batched
 from .._face import NearGroup
-from ..errors import ConnectionLost
+from ..errors import ConnectionLost, SpecError
 from ..spec import XSpec
 from .gateway import Gateway
 from .loop import like
@@ -83,7 +84,11 @@ class Group(NearGroup[Gateway]):
     @like(sync.Group.makegateways)
     async def makegateways(self, specs: Iterable[XSpec | str | None]) -> list[Gateway]:
         get_loop().groups.add(self)
-        return await self._make(specs)
+        made = [self._as_spec(spec) for spec in specs]
+        for spec in made:
+            if _rooms.wrapper_of(spec) is not None:
+                raise SpecError(f"{str(spec)!r}: venv= takes steps that block: use execgw.Group in asyncio.to_thread")
+        return await self._make(made)
 
     # -- using
 

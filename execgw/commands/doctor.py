@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .. import transports
+from .. import _rooms, transports
 from ..errors import (
     AuthenticationFailed,
     ExecgwError,
@@ -176,6 +176,9 @@ def _examine(group: Group, text: str, report: Report) -> Iterator[Step]:
 
 
 def _kind_of(spec: XSpec) -> str:
+    wrapper = _rooms.wrapper_of(spec)
+    if wrapper is not None:
+        spec = spec.changed(wrapper.keys)
     names = transports.names()
     chosen = [key for key in spec.keys() if key in names]  # noqa: SIM118  # keys() of a spec is no dict
     return spec.check(names, transports.kind(chosen[0]).keys if len(chosen) == 1 else ())

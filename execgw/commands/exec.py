@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ..channel import Channel
 from ..errors import RemoteError
 from ..gateway import Gateway
 from ..group import Group
+from ..venv import scripts
 from . import new_parser
 from ._starting import expand, hops, start
 
@@ -36,6 +38,9 @@ The script runs as `python SCRIPT ARG...` would: __name__ is "__main__" and sys.
 [SCRIPT, ARG...], but the file is not there, and so __file__ is not set.  What it prints comes here at
 once, line by line.  It may use `channel`: text that it sends is printed as a line, bytes as they are,
 and anything else as its repr().
+
+If it has a `# /// script` block (PEP 723), it runs in a cached environment there, with what that
+asks for; how this is made is shown on stderr.
 
 The exit code is 0 if every script ended well, else the highest exit code among them (1 for an
 exception or a lost gateway), 2 for a wrong command line, and 130 after Ctrl-C.
@@ -109,13 +114,24 @@ def _run(args: argparse.Namespace) -> int:
         prefix = len(targets) > 1 if args.prefix is None else args.prefix
         runs = _Runs(prefix, prefix or len(targets) > 1)
         try:
-            for gateway in targets:
-                runs.begin(gateway, name, source, rest)
+            shown = [gateway.id for gateway in targets]
+            targets = _in_environments(targets, source)
+            for gateway, id_ in zip(targets, shown, strict=True):
+                runs.begin(gateway, id_, name, source, rest)
             return runs.wait()
         except KeyboardInterrupt:
             runs.interrupt(targets)
             group.terminate(1)
             raise
+
+
+def _in_environments(gateways: list[Gateway], source: bytes) -> list[Gateway]:
+    """Workers in environments with what the script's `# /// script` block asks for, if it has one."""
+    want = scripts.wanted_of(source)
+    if want is None:
+        return gateways
+    with ThreadPoolExecutor(len(gateways)) as threads:
+        return list(threads.map(lambda gateway: scripts.place_for(gateway, want), gateways))
 
 
 class _Runs:
@@ -134,8 +150,8 @@ class _Runs:
         self._changed = threading.Condition()
         self._broken: OSError | None = None
 
-    def begin(self, gateway: Gateway, name: str, source: bytes, args: list[str]) -> None:
-        """Run the script there."""
+    def begin(self, gateway: Gateway, shown: str, name: str, source: bytes, args: list[str]) -> None:
+        """Run the script there; what it says is shown as that of *shown*."""
         options = {"mark": self.mark, "source": source, "filename": name, "args": args}
         self._left += 1
         code = 1  # until it says otherwise
@@ -144,12 +160,12 @@ class _Runs:
 
         def arrived(item: Any, error: Exception | None = None) -> None:
             if item is _ended:
-                self._end(gateway.id, code, error)
+                self._end(shown, code, error)
                 return
             try:
                 take(item)
             except Exception as e:  # it lies; who waits must hear of it
-                self._end(gateway.id, 1, e)
+                self._end(shown, 1, e)
                 raise
 
         def take(item: Any) -> None:
@@ -159,13 +175,13 @@ class _Runs:
                     code = int(item[3])
                 else:
                     at, data = item[2:]
-                    self._write(gateway.id, item[1], bytes(data[seen[item[1]] - at :]))
+                    self._write(shown, item[1], bytes(data[seen[item[1]] - at :]))
                     seen[item[1]] = at + len(data)
             elif isinstance(item, (bytes, bytearray)):
-                self._write(gateway.id, 1, bytes(item))
+                self._write(shown, 1, bytes(item))
             else:
                 text = item if isinstance(item, str) else repr(item)
-                self._write(gateway.id, 1, text.encode("utf-8", "backslashreplace") + b"\n")
+                self._write(shown, 1, text.encode("utf-8", "backslashreplace") + b"\n")
 
         channel.setcallback(arrived, endmarker=_ended, pass_error=True)
 

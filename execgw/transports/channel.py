@@ -208,7 +208,7 @@ class RelayTransport(ChannelTransport):
 
     def __init__(self, launch: Launch, argv: list[str | None], boot: bytes, via: Session) -> None:
         source, filename = _bundle.task(self.task)
-        options = self._options(launch, argv)
+        options = self._options(launch, argv, via)
         form, data = via.codec.encode(("function", source, filename, "main", (), options))
         with via.lock:
             port = via.mux.open()
@@ -218,6 +218,6 @@ class RelayTransport(ChannelTransport):
         super().__init__(f"via {via.id}: {' '.join(word or 'python' for word in argv[:1])}", boot, via, port)
         self._put(f.EXEC, form, data)
 
-    def _options(self, launch: Launch, argv: list[str | None]) -> dict[str, Any]:
+    def _options(self, launch: Launch, argv: list[str | None], via: Session) -> dict[str, Any]:
         """The arguments of the far half's main()."""
         return {"argv": argv, "env": launch.env, "cwd": launch.chdir, "nice": launch.nice}

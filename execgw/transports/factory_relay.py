@@ -49,13 +49,13 @@ class FactoryRelayTransport(RelayTransport):
         super().__init__(launch, argv, boot, via)
         self.program = f"a worker of the factory of gateway {via.id!r}"
 
-    def _options(self, launch: Launch, argv: list[str | None]) -> dict[str, Any]:
+    def _options(self, launch: Launch, argv: list[str | None], via: Session) -> dict[str, Any]:
         relay = _bundle.task("relay")[0]
         if not self._forks:
             spawn = {"argv": argv, "env": launch.env, "cwd": launch.chdir, "nice": launch.nice}
             return {"relay": relay, "server": None, "spawn": spawn, "limit": self._config["limit"], **self._deadlines}
         server = None
-        if not self._via.has_factory:
+        if not via.has_factory:
             server = (*fork_server(same=False), self._config)
         return {"relay": relay, "server": server, **self._deadlines}
 

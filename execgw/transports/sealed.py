@@ -133,7 +133,7 @@ class RelaySocketTransport(_Sealing, RelayTransport):
         self.explain = log_tells
         self.remoteaddress = str(plan.address)
 
-    def _options(self, launch: Launch, argv: list[str | None]) -> dict[str, Any]:
+    def _options(self, launch: Launch, argv: list[str | None], via: Session) -> dict[str, Any]:
         assert self.plan.address is not None
         return {"target": self.plan.address.target(), "keepalive": self.plan.keepalive, "seconds": self.plan.seconds}
 
