@@ -81,3 +81,37 @@ def test_a_waiting_task_of_main_thread_only_delays_no_other_channel(main_only):
 
     with pytest.raises(RemoteError, match="deadlock"):
         waiting.waitclose(10)
+
+
+def test_a_task_that_comes_while_another_imports_threading_is_run(popen):
+    first = popen.remote_exec(
+        """
+        import importlib.machinery, select, sys
+        assert "threading" not in sys.modules
+
+        class Slow:
+            def find_spec(self, name, path=None, target=None):
+                if name != "threading":
+                    return None
+                sys.meta_path.remove(self)
+                spec = importlib.machinery.PathFinder.find_spec(name)
+                execute = spec.loader.exec_module
+
+                def slowly(module):
+                    channel.send("threading is half there")
+                    select.select([], [], [], 0.5)
+                    execute(module)
+
+                spec.loader.exec_module = slowly
+                return spec
+
+        sys.meta_path.insert(0, Slow())
+        import threading
+        """
+    )
+    assert first.receive(10) == "threading is half there"
+
+    second = popen.remote_exec("channel.send(1)")
+
+    assert second.receive(10) == 1
+    first.waitclose(10)

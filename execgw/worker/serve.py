@@ -37,9 +37,13 @@ QUEUE_SECONDS = 1.0  # a second task waits this long in main_thread_only
 def _start_thread(function):
     # type: (Callable[[], None]) -> None
     """A daemon thread that the threading module knows, for it runs user code."""
-    # No import statement: under Python 2 it waits for any import, and one may be waiting for us to read (fetch_module).
+    # Another thread may be importing it just now, and what is half there has no Thread: __import__ waits for that.  Not
+    # under Python 2, where it waits for any import, and one may be waiting for us to read (fetch_module); a worker of
+    # that has had it from the start.
     # Told that it is a daemon, Thread does not look at the thread that makes it, which threading would then list, too.
-    thread = sys.modules["threading"].Thread(target=function, **({} if PY2 else {"daemon": True}))
+    thread = (sys.modules["threading"] if PY2 else __import__("threading")).Thread(
+        target=function, **({} if PY2 else {"daemon": True})
+    )
     thread.daemon = True
     thread.start()
 
