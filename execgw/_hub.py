@@ -20,7 +20,7 @@ from .spec import XSpec
 from .transports.base import Launch
 
 if TYPE_CHECKING:
-    from .transports.factory import Factory
+    from .transports.base import AnyFactory
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
@@ -35,7 +35,7 @@ class Hub:
         self.lock = threading.Lock()
         self.sessions: dict[str, Session] = {}
         self.reserved: set[str] = set()  # ids whose gateways are being started
-        self.factory: Factory | None = None  # of the later popen gateways
+        self.factory: AnyFactory | None = None  # of the later popen gateways
         self._counter = 0
 
     # -- names
@@ -147,7 +147,7 @@ class Hub:
 
     # -- factories
 
-    def _factory(self, spec: XSpec, chosen: str) -> tuple[Factory | None, Session | None]:
+    def _factory(self, spec: XSpec, chosen: str) -> tuple[AnyFactory | None, Session | None]:
         """(the factory on this host that is to start the worker, the gateway that it is reached through)."""
         via, name = self._other(spec, "via"), spec.factory
         plain = chosen == "popen" and via is None and not (spec.python or spec.nice or spec.dont_write_bytecode)
@@ -170,7 +170,7 @@ class Hub:
         if self.factory is not None:
             raise ValueError(f"this group has a factory already: {self.factory}; terminate() ends it")
 
-    def set_factory(self, factory: Factory) -> None:
+    def set_factory(self, factory: AnyFactory) -> None:
         """The later popen gateways come from it."""
         self.factory = factory
 

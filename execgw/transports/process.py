@@ -76,8 +76,10 @@ class StderrTransport(SocketTransport):
 
             def show() -> None:
                 self._show()
-                if self._err == err:
-                    get_loop().when_readable(err, self._read_stderr)
+                loop = get_loop()
+                with loop.lock:  # it may be closed at any time
+                    if self._err == err:
+                        loop.when_readable(err, self._read_stderr)
 
             get_loop().callbacks.submit(show)
         elif len(self._unseen) > 64:  # before the start nothing is shown; an endless banner must not fill the memory
