@@ -149,7 +149,7 @@ class Hub:
 
     def _factory(self, spec: XSpec, chosen: str) -> tuple[AnyFactory | None, Session | None]:
         """(the factory on this host that is to start the worker, the gateway that it is reached through)."""
-        via, name = self._other(spec, "via"), spec.factory
+        via, name = self._other(spec, "via"), _text(spec, "factory")
         plain = chosen == "popen" and via is None and not (spec.python or spec.nice or spec.dont_write_bytecode)
         if self.factory is not None and (name == self.factory.name or (not name and plain)):
             if not plain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -70,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
             factory.close()
     finally:
         listening.close()
-        os.unlink(address.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address.path)
 
 
 def bind_private(path: str) -> socket.socket:

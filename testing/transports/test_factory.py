@@ -123,6 +123,7 @@ def test_a_group_without_its_factory_starts_processes_again(made):
     "spec, why",
     [
         ("popen//factory=local//python=python3", "one interpreter"),
+        ("popen//factory", "factory needs a value"),
         ("popen//factory=nobody", "no gateway of this group"),
         ("popen//factory=none//lease=5", "lease= and idle= are for workers of a factory"),
         ("popen//lease=soon", "no time in seconds"),
