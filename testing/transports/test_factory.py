@@ -164,7 +164,10 @@ def test_modules_are_imported_once_for_all(group, tmp_path, monkeypatch):
     "text, why",
     [
         ("raise RuntimeError('not today')", "preload=broken: RuntimeError: not today"),
-        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", "1 threads"),
+        (
+            "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
+            r"threads running \(1\)",
+        ),
         ("import os; os._exit(1)", "ended before it was ready"),
     ],
 )
