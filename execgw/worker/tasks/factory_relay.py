@@ -179,15 +179,20 @@ class ForkServer(object):
     def _read(self):
         data = b""
         pidfds = []
+        whole = True
         while True:
             try:
-                piece, extra, _, _ = self.sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4))
+                piece, extra, flags, _ = self.sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4))
             except EnvironmentError:
-                piece, extra = b"", []
+                piece, extra, flags = b"", [], 0
             for _, _, packed in extra:
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
                 pidfds.extend(numbers)
+            if flags & socket.MSG_CTRUNC:  # out of descriptors: whose pidfd is missing cannot be told
+                whole = False
+            while pidfds and not whole:
+                os.close(pidfds.pop())
             if not piece:
                 break
             lines = (data + piece).split(b"\n")
@@ -217,7 +222,7 @@ class ForkServer(object):
         elif say == "started":
             worker = self.workers[message["n"]]
             worker.pid = message["pid"]
-            worker.pidfd = pidfds.pop(0) if message["pidfd"] else None
+            worker.pidfd = pidfds.pop(0) if message["pidfd"] and pidfds else None
             worker.answered.set()
         else:
             worker = self.workers.pop(message["n"])
