@@ -24,7 +24,7 @@ Start = Callable[[Launch, Session | None], Transport]
 
 if TYPE_CHECKING:
     from ._loop import Loop
-    from .transports.factory import Factory
+    from .transports.base import AnyFactory
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0  # terminate() without a timeout
@@ -45,7 +45,7 @@ class Hub:
         self.lock = threading.Lock()
         self.sessions: dict[str, Session] = {}
         self.reserved: set[str] = set()  # ids whose gateways are being started
-        self.factory: Factory | None = None  # of the later popen gateways
+        self.factory: AnyFactory | None = None  # of the later popen gateways
         self._counter = 0
 
     # -- names
@@ -83,7 +83,7 @@ class Hub:
         via: Session | None,
         start: Start,
         quick: bool = True,
-        factory: Factory | None = None,
+        factory: AnyFactory | None = None,
     ) -> Session:
         """The same with a transport that *start* makes, whatever the spec says of its kind."""
         execmodel = ExecModel(str(spec.execmodel or execmodel)).backend
@@ -185,9 +185,9 @@ class Hub:
 
     # -- factories
 
-    def _factory(self, spec: XSpec, chosen: str) -> tuple[Factory | None, Session | None]:
+    def _factory(self, spec: XSpec, chosen: str) -> tuple[AnyFactory | None, Session | None]:
         """(the factory on this host that is to start the worker, the gateway that it is reached through)."""
-        via, name = self._other(spec, "via"), spec.factory
+        via, name = self._other(spec, "via"), _text(spec, "factory")
         plain = chosen == "popen" and via is None and not (spec.python or spec.nice or spec.dont_write_bytecode)
         if self.factory is not None and (name == self.factory.name or (not name and plain)):
             if not plain:
@@ -208,7 +208,7 @@ class Hub:
         if self.factory is not None:
             raise ValueError(f"this group has a factory already: {self.factory}; terminate() ends it")
 
-    def set_factory(self, factory: Factory) -> None:
+    def set_factory(self, factory: AnyFactory) -> None:
         """The later popen gateways come from it."""
         self.factory = factory
 

@@ -6,7 +6,7 @@ import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _monitor, _rooms
 from ._dispatch import Dispatcher, batched
@@ -18,6 +18,9 @@ from .gateway import Gateway
 from .multi import MultiChannel
 from .peer.compat import clock
 from .spec import XSpec
+
+if TYPE_CHECKING:
+    from .transports.base import AnyFactory
 
 MOST_AT_A_TIME = 32  # gateways that take several steps each
 CLEAN_SECONDS = 10.0  # for these steps to leave nothing when another one has failed
@@ -114,25 +117,24 @@ class Group(NearGroup[Gateway]):
         self,
         path: str | None = None,
         *,
+        port: int | str | None = None,
+        token: str | None = None,
+        tls: str | None = None,
         preload: str | Iterable[str] | None = None,
         limit: int | None = None,
     ) -> None:
         """From now on a process that is ready starts the popen gateways of this group: it forks, in milliseconds.
 
-        Without *path* the process is this group's own, until terminate(); *preload* names modules that it imports
-        first, so that its workers have them, *limit* is how many workers it may have at a time.  *path* is the Unix
-        socket of one that `execgw service` runs.  A spec with python= or nice= or factory=none starts a process of its
-        own as before.  Raises StartError if the factory does not come to be.
+        Without *path* and *port* the process is this group's own, until terminate(); *preload* names modules that it
+        imports first, so that its workers have them, *limit* is how many workers it may have at a time.  *path* is the
+        Unix socket of one that `execgw service` runs; *port*, a number on 127.0.0.1 or 'HOST:PORT', is that of one that
+        serves whoever knows the *token* ('file:PATH' or 'env:NAME'); *tls* is as in a spec.  A spec with python=, nice=
+        or factory=none starts a process of its own as before.  Raises StartError if the factory does not come to be.
         """
-        from .transports.factory import LOCAL, connect_factory, start_factory
-
         self._hub.check_no_factory()
-        if path is None:
-            self._hub.set_factory(start_factory(LOCAL, preload, limit))
-            return
-        if preload or limit is not None:
+        if (preload or limit is not None) and (path is not None or port is not None):
             raise ValueError("preload and limit are options of the service: execgw service --preload --limit")
-        self._hub.set_factory(connect_factory(LOCAL, path))
+        self._hub.set_factory(_factory(path, port, token, tls, preload, limit))
 
     # -- using
 
@@ -218,3 +220,14 @@ class Group(NearGroup[Gateway]):
         self.terminate()
         while self._monitors:
             self._monitors.pop().close()
+
+
+def _factory(path: str | None, port: Any, token: str | None, tls: str | None, preload: Any, limit: Any) -> AnyFactory:
+    from .transports.address import parse_address
+    from .transports.factory import LOCAL, connect_factory, start_factory
+
+    if port is not None:
+        from .transports.factory_tcp import TcpFactory
+
+        return TcpFactory(LOCAL, parse_address(f"127.0.0.1:{port}" if ":" not in str(port) else port), token, tls)
+    return start_factory(LOCAL, preload, limit) if path is None else connect_factory(LOCAL, path)

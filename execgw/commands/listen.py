@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._loop import run
 from ..errors import GatewayClosed, SpecError
@@ -49,9 +49,14 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Listen until SIGINT or SIGTERM."""
+    return listen_on(args, "execgw listens on")
+
+
+def listen_on(args: argparse.Namespace, words: str, **more: Any) -> int:
+    """The same for a command with the same options; *words* come before each address."""
     address = parse_address(args.address, any_port=True)
     token = read_token(f"file:{args.token_file}")
-    task = listen_task(token, address.target(), tls=_tls(args))
+    task = listen_task(token, address.target(), tls=_tls(args), **more)
     signal.signal(signal.SIGTERM, _interrupt)
     with Group() as group:
         gateway = group.makegateway("popen" if args.python is None else f"popen//python={args.python}")
@@ -61,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
             if said[0] == "failed":
                 raise SpecError(f"cannot listen on {address}: {said[1]}")
             for name in said[1]:
-                print(f"execgw listens on {name}", flush=True)
+                print(f"{words} {name}", flush=True)
             if said[2]:
                 print(f"its certificate: tls=sha256:{said[2]}", flush=True)
             channel.waitclose()
@@ -69,7 +74,7 @@ def _run(args: argparse.Namespace) -> int:
             channel.close()  # it ends its workers before the gateway's end would
             return 0
         except GatewayClosed as e:
-            print(f"execgw listen: {e}", file=sys.stderr)
+            print(f"execgw {args.command}: {e}", file=sys.stderr)
             return 1
     return 0
 

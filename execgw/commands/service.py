@@ -1,8 +1,9 @@
-"""execgw service unix:PATH: a factory of workers for all processes of this user, ready until it is ended."""
+"""execgw service ADDRESS: a factory of workers for other processes, ready until it is ended."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -11,37 +12,48 @@ from typing import TYPE_CHECKING
 from ..errors import SpecError
 from ..transports.address import parse_address
 from ..transports.factory import start_factory
+from ..transports.factory_tcp import warm_listener
 from . import new_parser
+from .listen import listen_on
 
 if TYPE_CHECKING:
     from . import Commands
 
 EXAMPLES = """
-The socket is for this user alone (mode 600, and the user of each client is asked of the kernel): who may connect may
-run anything with your rights.  Workers end with the process that has asked for them, or with the service.
+A Unix socket is for this user alone (mode 600, and the user of each client is asked of the kernel); a port is for
+whoever knows the token.  Who is let in may run anything with your rights.  Workers end with the process that has asked
+for them, or with the service.
 
 examples:
   execgw service unix:/run/user/1000/factory
   execgw service unix:/run/user/1000/factory --preload numpy,pandas --limit 50
+  execgw service 127.0.0.1:8888 --token-file token
 
-clients: group.setlocalfactory("/run/user/1000/factory"), with the same version of execgw and of Python
+clients: group.setlocalfactory("/run/user/1000/factory"), with the same version of execgw and of Python, or
+group.setlocalfactory(port=8888, token="file:token")
 """
 
 
 def add(commands: Commands) -> None:
     """Register the command."""
     service = new_parser(commands, "service", "start workers for other processes, in milliseconds", EXAMPLES)
-    service.add_argument("address", metavar="ADDRESS", help="unix:PATH")
+    service.add_argument("address", metavar="ADDRESS", help="unix:PATH, HOST:PORT or [IPV6]:PORT")
     service.add_argument("--preload", metavar="MODULES", help="what to import once for all workers: numpy,pandas")
     service.add_argument("--limit", type=int, metavar="N", help="how many workers there may be at a time")
+    service.add_argument("--token-file", metavar="FILE", help="for a port: a secret that only you may read (mode 600)")
+    service.add_argument("--tls-cert", metavar="FILE", help="for a port beyond 127.0.0.1: the certificate, PEM")
+    service.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+    service.set_defaults(python=None)
     service.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, or until the fork server dies."""
-    address = parse_address(args.address)
+    address = parse_address(args.address, any_port=True)
     if address.path is None:
-        raise SpecError(f"{args.address!r}: a service needs unix:PATH; for clients on other hosts: execgw listen")
+        if args.token_file is None:
+            raise SpecError(f"{args.address}: who may connect there has to prove it: give --token-file FILE")
+        return listen_on(args, "execgw serves workers at", factory=warm_listener(args.preload, args.limit))
     signal.signal(signal.SIGTERM, _interrupt)
     listening = bind_private(address.path)
     try:
@@ -59,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
             factory.close()
     finally:
         listening.close()
-        os.unlink(address.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address.path)
 
 
 def bind_private(path: str) -> socket.socket:

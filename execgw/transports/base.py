@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._loop import get_loop
 from ..errors import ExecgwError, StartError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .._serving import Offers
     from .._session import Session
     from ..spec import XSpec
-    from .factory import Factory
 
 READ_SIZE = 256 * 1024
 SMALL = 16 * 1024  # from here on pieces are written as they are, not joined
@@ -43,6 +42,16 @@ class Ended:
 Explanation = tuple[type[StartError], str]  # what a failed start means, and what to do next
 
 
+class AnyFactory(Protocol):
+    """What starts workers in place of an interpreter: see factory.py, factory_tcp.py."""
+
+    name: str
+
+    def transport(self, launch: Launch) -> Transport: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Launch:
     """What a transport needs to know to start a worker."""
@@ -54,7 +63,7 @@ class Launch:
     nice: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     keepalive: float | None = None
-    factory: Factory | None = None  # the fork server that is to start it
+    factory: AnyFactory | None = None  # the fork server that is to start it
     offers: Offers | None = None  # what the worker may import from here
     other: Callable[[str], Session | None] | None = None  # the gateway of the group that a key of the spec names
     loop: Loop = field(default_factory=get_loop, compare=False)

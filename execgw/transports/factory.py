@@ -51,6 +51,7 @@ class Factory:
         self._last = 0
         self._data = b""
         self._descriptors: list[int] = []
+        self._has_pidfds = True
         self._environ = dict(os.environb)
         self._cwd = _cwd()
         self._ready = threading.Event()
@@ -154,16 +155,18 @@ class Factory:
     def _read(self) -> None:
         """In the loop."""
         try:
-            data, extra, _, _ = self._sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4), socket.MSG_CMSG_CLOEXEC)
+            data, extra, flags, _ = self._sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
-            data, extra = b"", []
+            data, extra, flags = b"", [], 0
         for level, kind, packed in extra:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
                 self._descriptors.extend(numbers)
+        if flags & socket.MSG_CTRUNC:  # we are out of descriptors: whose pidfd is missing cannot be told
+            self._has_pidfds = False
         if not data:
             self._on_gone()
             return
@@ -182,7 +185,10 @@ class Factory:
         elif say == "listening":
             self._listening.set()
         elif say == "started":
-            fd = self._descriptors.pop(0) if message["pidfd"] else -1
+            fd = self._descriptors.pop(0) if message["pidfd"] and self._descriptors else -1
+            if fd >= 0 and not self._has_pidfds:
+                os.close(fd)
+                fd = -1
             self.workers[number].on_started(message["pid"], fd)
         else:
             worker = self.workers.pop(number)

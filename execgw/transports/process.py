@@ -77,8 +77,9 @@ class StderrTransport(SocketTransport):
 
             def show() -> None:
                 self._show()
-                if self._err == err:
-                    self.loop.when_readable(err, self._read_stderr)
+                with self.loop.lock:  # it may be closed at any time
+                    if self._err == err:
+                        self.loop.when_readable(err, self._read_stderr)
 
             self.loop.callbacks.submit(show)
         elif len(self._unseen) > 64:  # before the start nothing is shown; an endless banner must not fill the memory

@@ -123,6 +123,7 @@ def test_a_group_without_its_factory_starts_processes_again(made):
     "spec, why",
     [
         ("popen//factory=local//python=python3", "one interpreter"),
+        ("popen//factory", "factory needs a value"),
         ("popen//factory=nobody", "no gateway of this group"),
         ("popen//factory=none//lease=5", "lease= and idle= are for workers of a factory"),
         ("popen//lease=soon", "no time in seconds"),
@@ -163,7 +164,10 @@ def test_modules_are_imported_once_for_all(group, tmp_path, monkeypatch):
     "text, why",
     [
         ("raise RuntimeError('not today')", "preload=broken: RuntimeError: not today"),
-        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", "1 threads"),
+        (
+            "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
+            r"threads running \(1\)",
+        ),
         ("import os; os._exit(1)", "ended before it was ready"),
     ],
 )

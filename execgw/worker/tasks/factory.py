@@ -64,7 +64,7 @@ def _preload(names):
             return "preload=%s: %s: %s" % (name, type(e).__name__, e)
     threads = len(sys._current_frames())
     if threads > 1:
-        return "preload=%s: that started %d threads, and a process with threads cannot be forked safely" % (
+        return "preload=%s: that leaves threads running (%d), and a process with threads cannot be forked safely" % (
             ",".join(names),
             threads - 1,
         )

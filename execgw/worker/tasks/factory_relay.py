@@ -51,8 +51,9 @@ class Forked(object):
         self.server = server
         self.number = number
         self.link = link
-        self.stdin = _End(link.fileno(), self.end_input)
-        self.stdout = _End(link.fileno(), link.close)
+        if link is not None:
+            self.stdin = _End(link.fileno(), self.end_input)
+            self.stdout = _End(link.fileno(), link.close)
         self.stderr = os.fdopen(stderr, "rb", 0)
         self.returncode = None
         self.why = ""
@@ -141,13 +142,16 @@ class ForkServer(object):
             except EnvironmentError:  # it has ended, which the reader notices
                 pass
 
-    def start(self, lease, idle):
-        """(a new worker, why there is none).  The caller's classes are others: each task has a namespace of its own."""
+    def start(self, lease, idle, link=None):
+        """(a new worker, why there is none).  The caller's classes are others: each task has a namespace of its own.
+
+        *link* is the descriptor of the worker's link, if that is not to lead here.
+        """
         if not self.ready.wait(START_SECONDS):
             return None, "its fork server is not ready after %d s" % START_SECONDS
         if self.problem:
             return None, self.problem
-        ours, theirs = socket.socketpair()
+        ours, theirs = (None, None) if link is not None else socket.socketpair()
         err, their_err = os.pipe()
         try:
             with self.lock:
@@ -157,16 +161,17 @@ class ForkServer(object):
                 self.workers[worker.number] = worker
                 over = self.over
             if not over:
-                self.send(
-                    {"do": "start", "n": worker.number, "lease": lease, "idle": idle}, (theirs.fileno(), their_err)
-                )
+                passed = link if theirs is None else theirs.fileno()
+                self.send({"do": "start", "n": worker.number, "lease": lease, "idle": idle}, (passed, their_err))
                 worker.answered.wait(START_SECONDS)
                 over = not worker.answered.is_set()
         finally:
-            theirs.close()
+            if theirs is not None:
+                theirs.close()
             os.close(their_err)
         if over or worker.refusal:
-            ours.close()
+            if ours is not None:
+                ours.close()
             worker.stderr.close()
             return None, worker.refusal or self.problem or "its fork server does not answer"
         return worker, ""
@@ -174,15 +179,20 @@ class ForkServer(object):
     def _read(self):
         data = b""
         pidfds = []
+        whole = True
         while True:
             try:
-                piece, extra, _, _ = self.sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4))
+                piece, extra, flags, _ = self.sock.recvmsg(PIECE, socket.CMSG_SPACE(64 * 4))
             except EnvironmentError:
-                piece, extra = b"", []
+                piece, extra, flags = b"", [], 0
             for _, _, packed in extra:
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
                 pidfds.extend(numbers)
+            if flags & socket.MSG_CTRUNC:  # out of descriptors: whose pidfd is missing cannot be told
+                whole = False
+            while pidfds and not whole:
+                os.close(pidfds.pop())
             if not piece:
                 break
             lines = (data + piece).split(b"\n")
@@ -212,7 +222,7 @@ class ForkServer(object):
         elif say == "started":
             worker = self.workers[message["n"]]
             worker.pid = message["pid"]
-            worker.pidfd = pidfds.pop(0) if message["pidfd"] else None
+            worker.pidfd = pidfds.pop(0) if message["pidfd"] and pidfds else None
             worker.answered.set()
         else:
             worker = self.workers.pop(message["n"])

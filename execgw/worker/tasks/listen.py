@@ -57,6 +57,7 @@ class Listener(object):
         self.context = context
         self.binding = binding
         self.once = once
+        self.connection = client.Connection
         self.lock = threading.Lock()
         self.starting = threading.Lock()
         self.sockets = []
@@ -135,7 +136,7 @@ class Listener(object):
             sock, address = listening.accept()
             name = address_text(listening.family, address)
             try:
-                connection = client.Connection(self, sock, name)
+                connection = self.connection(self, sock, name)
             except EnvironmentError:
                 sock.close()
                 raise
@@ -174,7 +175,7 @@ class Listener(object):
             for connection in late:
                 self.leaving.remove(connection)
                 if connection.process is not None and not connection.over:
-                    client.signal_group(connection.process.pid, client.KILL)
+                    connection.signal(client.KILL)
 
     # -- the end
 
@@ -200,7 +201,7 @@ class Listener(object):
             for connection in left:
                 connection.drop("the listener ends")
                 if connection.process is not None and not connection.over:
-                    client.signal_group(connection.process.pid, number)
+                    connection.signal(number)
             while client.clock() < end and self.half + self.workers + self.leaving:
                 time.sleep(0.01)
         self._guardian.stdin.close()
@@ -321,8 +322,9 @@ def _execute(code, namespace):
     exec(code, namespace)
 
 
-def main(channel, source, token, address, tls=None, once=False, home=""):
-    """Listen until the channel is closed.  *source* is the text of listen_client.py.
+def main(channel, source, token, address, tls=None, once=False, home="", factory=None):
+    """Listen until the channel is closed.  *source* is the text of listen_client.py, *factory* the arguments of main()
+    in listen_factory.py, and its text, if workers are to come from a fork server.
 
     *address* is (host, port), (None, port) for a fitting host, or the path of a Unix socket.  Sends ('listening',
     addresses, hex fingerprint of the certificate) or ('failed', why, 'tls' | 'address' | '').
@@ -332,6 +334,10 @@ def main(channel, source, token, address, tls=None, once=False, home=""):
     try:
         context, binding = _context(tls) if tls else (None, b"\0" * 32)
         listener = Listener(token.encode("utf-8"), context, binding, once)
+        if factory is not None:
+            warm = types.ModuleType("warm")
+            _execute(compile(factory[0], "<execgw listen_factory.py>", "exec", 0, True), warm.__dict__)
+            listener.connection = warm.main(client, *factory[1:])
         if isinstance(address, tuple):
             host, port = address
             _listen_tcp(listener, _chosen_address(home, tls) if host is None else client.native(host), port)

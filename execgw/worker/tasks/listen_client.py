@@ -225,6 +225,10 @@ class Connection(object):
                 argv, stdin=fd, stdout=fd, stderr=subprocess.PIPE, cwd=cwd, env=env, close_fds=True, **own_session()
             )
 
+    def signal(self, number):
+        """To its process and all that this one has started."""
+        signal_group(self.process.pid, number)
+
     def _wait(self):
         """The exit code; what the worker has started in its group ends with it."""
         process = self.process
