@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 HERE = Path(__file__).parent
-IS_SERVED = hasattr(globals()["__loader__"], "served")  # in a worker that got execgw from its near side, and is now one itself
+IS_SERVED = hasattr(
+    globals()["__loader__"], "served"
+)  # in a worker that got execgw from its near side, and is now one itself
 if IS_SERVED:
     from importlib.resources import files
 

@@ -126,7 +126,9 @@ def tree(gateways: Iterable[Gateway], timeout: float = ASK_SECONDS) -> Tree:
         while above is not None and above not in nodes:
             above = above.via
         (top if above is None else nodes[above].below).append(node)
-    program = " ".join([os.path.basename(sys.argv[0] or sys.executable), *sys.argv[1:]])
+    script = (sys.argv[0] if sys.argv else "") or sys.executable
+    script = os.path.dirname(script) if os.path.basename(script) == "__main__.py" else script
+    program = " ".join([os.path.basename(script), *sys.argv[1:]])
     return Tree(os.getpid(), socket.gethostname(), _text(program), top)
 
 
