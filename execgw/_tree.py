@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ASK_SECONDS = 2.0
 MOST_AT_A_TIME = 32
+MOST = 1 << 52
 LONGEST = 200  # characters of a text of a worker's
 COLUMNS = ("gateway", "kind", "host", "pid", "python", "tasks", "queue", "credit", "trip", "memory", "age")
 
@@ -126,7 +127,9 @@ def tree(gateways: Iterable[Gateway], timeout: float = ASK_SECONDS) -> Tree:
         while above is not None and above not in nodes:
             above = above.via
         (top if above is None else nodes[above].below).append(node)
-    program = " ".join([os.path.basename(sys.argv[0] or sys.executable), *sys.argv[1:]])
+    script = (sys.argv[0] if sys.argv else "") or sys.executable
+    script = os.path.dirname(script) if os.path.basename(script) == "__main__.py" else script
+    program = " ".join([os.path.basename(script), *sys.argv[1:]])
     return Tree(os.getpid(), socket.gethostname(), _text(program), top)
 
 
@@ -135,7 +138,7 @@ def _look(gateway: Gateway, timeout: float) -> Node:
     about = session.about or {}
     facts: dict[str, Any] = {
         "kind": _kind(gateway),
-        "pid": int(about["pid"]) if about.get("pid", "").isdecimal() else 0,
+        "pid": _number(about.get("pid", "")),
         "python": _text(about.get("python", "")),
         "platform": _text(about.get("platform", "")),
         "age": clock() - session.begun,
@@ -148,11 +151,11 @@ def _look(gateway: Gateway, timeout: float) -> Node:
         gateway.id,
         host=_text(status.host),
         tasks=len(status.running),
-        queued=status.queued,
-        waiting=sum(channel.waiting for channel in status.channels.values()),
-        credit=min((channel.credit for channel in status.channels.values()), default=None),
+        queued=_small(status.queued),
+        waiting=_small(sum(channel.waiting for channel in status.channels.values())),
+        credit=min((_small(channel.credit) for channel in status.channels.values()), default=None),
         round_trip=status.round_trip,
-        memory=status.memory,
+        memory=_small(status.memory),
         cpu=status.cpu,
         **facts,
     )
@@ -163,6 +166,15 @@ def _kind(gateway: Gateway) -> str:
         return "channel"
     keys = gateway.spec.keys()
     return next((key for key in keys if key in transports.names()), keys[0])
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 12 else 0
+
+
+def _small(number: int) -> int:
+    """What a worker says may be any number; this one can be computed with."""
+    return max(min(number, MOST), -MOST)
 
 
 def _text(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import _bundle
 from ._hub import START_SECONDS, seconds_of
 from ._loop import run
+from ._serving import names_of
 from .channel import Channel
 from .errors import ExecgwError, SpecError, StartError
 from .gateway import Gateway
@@ -41,7 +42,8 @@ class ChannelGateway(Gateway):
 
     Such a channel comes from execgw.service.gatewaymaker, or from code of your own that runs
     execgw.service.PROGRAM with a Python and passes its stdin and stdout on.  The channel is the gateway's from now on.
-    *spec* is text; without it the one that gatewaymaker was sent.  The gateway belongs to *group*, without it to the
+    *spec* is text; without it the one that gatewaymaker was sent, which may not name packages (import=) that the
+    channel's gateway does not have, nor wait for longer than 30 s.  The gateway belongs to *group*, without it to the
     group of the channel's gateway, and ends before that one.
     Raises StartError if no worker comes to be within its start_timeout= (30 s); the channel is closed then.
     """
@@ -71,7 +73,7 @@ def _start(channel: Channel, via: Session, spec: XSpec | str | None, group: Grou
         group._hub.check(given)
     hello = _Greeting(via, channel._port, f"channel {channel.id} of gateway {via.id!r}")
     hello.read(begun + seconds, seconds)
-    made = given or hello.spec or XSpec("popen")
+    made = given or (hello.spec and _no_more_than(via, hello.spec)) or XSpec("popen")
     flavour = _bundle.flavour_of([None], hello.platform)
     program, modules = _bundle.for_other(1, flavour)
     boot = repr(program).encode("ascii") + b"\n" + modules
@@ -79,13 +81,26 @@ def _start(channel: Channel, via: Session, spec: XSpec | str | None, group: Grou
     def start(launch: Launch, via: Session | None) -> Transport:
         assert via is not None
         transport = ChannelTransport(f"at the end of channel {channel.id} of {via.id}", boot, via, channel._port)
-        transport.applied = given is None
+        transport.applied = hello.spec is not None  # by gatewaymaker
         transport.channel = channel  # which would close itself with its last reference
         return transport
 
     session = run(group._hub.begin_with(made, group.remote_execmodel.backend, via, start))
     run(group._hub.finish(session, made, begun))
     return made, session
+
+
+def _no_more_than(via: Session, spec: XSpec) -> XSpec:
+    """A spec that has come back through a worker, which may have changed it: it must get that one nothing new."""
+    names = [name for name in names_of(str(getattr(spec, "import") or "")) if name not in via.offers.tables]
+    if names:
+        raise StartError(
+            f"gateway {via.id!r} asks for import={','.join(names)[:200]}, and its own spec does not name that; "
+            f"if you want it: ChannelGateway(channel, spec=...)"
+        )
+    if seconds_of(spec, "start_timeout", START_SECONDS) > START_SECONDS:
+        spec.start_timeout = None
+    return spec
 
 
 class _Greeting:

@@ -18,7 +18,7 @@ import execgw
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "execgw"
-FENCE = ("wire", "peer", "worker")
+FENCE = ("wire", "peer", "worker", "service.py")
 LONGEST = 450
 
 OURS = sorted(PACKAGE.rglob("*.py"))

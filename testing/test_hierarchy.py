@@ -142,6 +142,20 @@ def test_a_channel_that_carries_no_worker_is_refused(popen):
         ChannelGateway("sub")  # type: ignore[arg-type]
 
 
+def test_a_worker_cannot_name_packages_that_it_is_to_be_served(popen, group, tmp_path, monkeypatch):
+    """The spec comes back through the worker, which may say another."""
+    (tmp_path / "mypkg.py").write_text("VALUE = 42")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(StartError, match="asks for import=mypkg, and its own spec does not name that"):
+        below(popen, "popen//import=mypkg//chdir=/")
+
+    given = below(popen, "popen//chdir=/", spec="popen//import=mypkg")
+    inherits = below(group.makegateway("popen//import=mypkg"), "popen//import=mypkg//chdir=/")
+    for gateway in (given, inherits):
+        assert gateway.remote_exec("import mypkg; channel.send(mypkg.VALUE)").receive(20) == 42
+
+
 def test_nobody_else_receives_from_the_channel(popen):
     maker = popen.remote_exec(MAKER)
     maker.send("popen")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -133,6 +134,18 @@ def test_what_a_worker_says_cannot_control_the_terminal(group):
 
     assert "\x1b" not in text
     assert len(text.splitlines()) == 3
+
+
+def test_numbers_of_any_size_that_a_worker_tells_can_be_shown(group, monkeypatch):
+    gateway = group.makegateway("popen")
+    status = gateway.status()
+    huge = dataclasses.replace(status, memory=10**400, queued=-(10**400), cpu=float("inf"))
+    monkeypatch.setattr(gateway, "status", lambda timeout: huge)
+    gateway._session.about["pid"] = "9" * 5000
+
+    (line,) = str(group.tree()).splitlines()[2:]
+
+    assert "GiB" in line
 
 
 # -- monitors

@@ -22,7 +22,11 @@ CHUNK = 256 * 1024  # bytes of a file in one answer; less is the end of it
 NEEDS = (3, 10)  # for the names of execgw itself
 SHARED = ("execgw.wire.", "execgw.peer.")  # these modules are here already, under a name of our own
 
+# Shipped to no worker, but a worker that is a near side itself needs them beside those that it has.
+NEAR_ONLY = ("_execgw.wire.careful", "_execgw.wire.guarded", "_execgw.wire.printable")
+
 _numbers = itertools.count(1)
+_fetch = __loader__.fetch  # type: ignore[name-defined]  # noqa: F821
 
 
 def _ask(path):
@@ -32,7 +36,7 @@ def _ask(path):
     while True:
         # The number makes each question another one, for threads may ask the same.
         question = "served:%d:%d:%s" % (next(_numbers), len(parts), path)
-        part = base64.b64decode(__loader__.fetch(question))  # type: ignore[name-defined]  # noqa: F821
+        part = base64.b64decode(_fetch(question))
         parts.append(part)
         if len(part) < CHUNK:
             return b"".join(parts)
@@ -226,9 +230,8 @@ class ExecgwLoader(Loader):
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         if name == "__version__":
-            from execgw import _version
-
-            return _version.__version__
+            __import__("execgw._version")
+            return sys.modules["execgw._version"].__version__
         path = self.inside + "/" + name
         if path + ".py" in self.served.files or path in self.served.folders:
             __import__("execgw." + name)
@@ -338,6 +341,14 @@ def _native(text):
     return text.encode("utf-8") if PY2 else text
 
 
+def _fetch_module(name):
+    # type: (str) -> Any
+    """For boot.py: the source of a module of ours."""
+    if name in NEAR_ONLY and "execgw" in finder.packages:
+        return _ask(name[1:].replace(".", "/") + ".py").decode("utf-8")
+    return _fetch(name)
+
+
 def serve(*names):
     # type: (*str) -> None
     """Make packages of the near side importable from now on."""
@@ -356,4 +367,5 @@ loader = None  # type: Any  # of execgw, for boot.py
 if sys.version_info < NEEDS or not _is_installed("execgw"):
     serve("execgw")
     loader = finder.find_module("execgw")
+__loader__.fetch = _fetch_module  # type: ignore[name-defined]  # noqa: F821
 sys.meta_path.insert(0, finder)
