@@ -52,9 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--uv", default="auto")
-    parser.add_argument(
-        "--longest", type=float, default=0.8, help="seconds until the latest kill"
-    )
+    parser.add_argument("--longest", type=float, default=0.8, help="seconds until the latest kill")
     options = parser.parse_args()
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as name:
