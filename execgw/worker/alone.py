@@ -97,12 +97,12 @@ class AloneServer(Server):
         # type: (Port, int, Any) -> None
         task = Task(self.gateway, port, form, data)
         self._give_main(task)
-        if self.main_busy:
+        if self.gateway.running:
             run_later(self._refuse, (task,))  # if the task that runs waits again, and has not just been ended
 
     def _refuse(self, task):
         # type: (Task) -> None
-        if self.main_busy and task in self.tasks:
+        if self.gateway.running and task in self.tasks:
             self.tasks.remove(task)
             task.refuse(REFUSED)
 
@@ -110,11 +110,6 @@ class AloneServer(Server):
         # type: (Any) -> None
         Server._apply(self, options)
         self.gateway.backend = "main_thread_only"
-
-    def _serve_one(self):
-        # type: () -> None
-        Server._serve_one(self)
-        self.main_busy = False
 
     def _end(self, reason):
         # type: (Exception) -> None

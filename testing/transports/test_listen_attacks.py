@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from listener import Listener, connect, exactly, kept, read_all, start, write_token
 
+from execgw._loop import run
 from execgw.errors import AuthenticationFailed, StartError
 from execgw.transports import guard
 from execgw.transports.address import parse_address
@@ -181,7 +182,7 @@ def test_a_slow_handshake_ends_after_its_time(group, tmp_path):
     token = guard.read_token(f"file:{write_token(tmp_path)}")
     what, source, name, main, none, options = listen_task(token, ("127.0.0.1", 0))
     options["source"] = options["source"].replace("HANDSHAKE_SECONDS = 10.0", "HANDSHAKE_SECONDS = 0.3")
-    channel = group.makegateway("popen")._run((what, source, name, main, none, options))
+    channel = run(group.makegateway("popen")._run((what, source, name, main, none, options)))
     address = parse_address(channel.receive(20)[1][0])
 
     with socket.create_connection((address.host, address.port), timeout=20) as sock:

@@ -10,6 +10,7 @@ import pytest
 from sshd import Sshd, closed_port, failure, silent_port_fixture, sshd_fixture  # noqa: F401
 
 from execgw import Group
+from execgw._loop import run
 from execgw.errors import (
     AuthenticationFailed,
     HostKeyRefused,
@@ -50,11 +51,11 @@ def test_all_gateways_that_wait_for_a_connection_hear_why_it_failed(sshd: Sshd, 
     made = [group._as_spec(spec) for _ in range(3)]
     begun = time.monotonic()
 
-    sessions = [hub.begin(one, execmodel) for one in made]
+    sessions = [run(hub.begin(one, execmodel)) for one in made]
     errors: list[Any] = []
     for session, one in zip(sessions, made, strict=True):
         with pytest.raises(HostNotReached) as caught:
-            hub.finish(session, one, begun)
+            run(hub.finish(session, one, begun))
         errors.append(caught.value)
 
     assert all("timed out" in str(error) for error in errors)
