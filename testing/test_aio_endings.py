@@ -119,7 +119,7 @@ async def main():
     beyond = await group.makegateway(f"popen//via={gateway.id}")
     for one in (gateway, beyond):
         channel = await one.remote_exec("import os; channel.send(os.getpid())\\nwhile True: pass")
-        print(await channel.receive())
+        print(await channel.receive(), flush=True)
     HOW
 """
 
