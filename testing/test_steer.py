@@ -67,6 +67,13 @@ def started(gw: Gateway, source: str, **options: object):
     return channel
 
 
+def cannot(gw: Gateway, source: str, main: bool) -> bool:
+    """Whether the guide's table calls this impossible: code that computes, on interpreters without such exceptions."""
+    about = gw._session.about  # no call: it would take the main thread, for a moment longer than it lasts
+    jython, pypy = about["platform"].startswith("java"), "pypy" in about["executable"]
+    return source in (COMPUTES, CATCHES) and (jython or (pypy and not main))
+
+
 def ends_with(channel, kind: str) -> None:
     with pytest.raises(RemoteError) as caught:
         channel.waitclose(10)
@@ -78,12 +85,14 @@ def ends_with(channel, kind: str) -> None:
 
 @pytest.mark.parametrize("source", [COMPUTES, RECEIVES, SENDS])
 def test_an_interrupt_raises_keyboard_interrupt_in_the_code(gw: Gateway, source: str) -> None:
+    impossible = cannot(gw, source, main=True)
     channel = started(gw, source)
 
     outcome = channel.interrupt()
 
-    assert outcome == "interrupted"
-    ends_with(channel, "KeyboardInterrupt")
+    assert outcome == ("impossible" if impossible else "interrupted")
+    if not impossible:
+        ends_with(channel, "KeyboardInterrupt")
     assert gw.call(abs, -1) == 1
 
 
@@ -101,13 +110,15 @@ def test_an_interrupt_ends_what_the_main_thread_sleeps_in(group: Group, kind: st
 
 @pytest.mark.parametrize("source", [COMPUTES, RECEIVES, SENDS])
 def test_code_in_another_thread_is_interrupted_too(gw: Gateway, source: str) -> None:
+    impossible = cannot(gw, source, main=False)
     holder = started(gw, RECEIVES)  # has the main thread
     channel = started(gw, source)
 
     outcome = channel.interrupt()
 
-    assert outcome == "interrupted"
-    ends_with(channel, "KeyboardInterrupt")
+    assert outcome == ("impossible" if impossible else "interrupted")
+    if not impossible:
+        ends_with(channel, "KeyboardInterrupt")
     holder.send(None)
     holder.waitclose(10)
 
@@ -195,6 +206,9 @@ def test_a_c_function_that_is_called_by_its_name_is_interrupted(group: Group, ki
 
 
 def test_code_may_catch_the_interrupt_and_go_on(gw: Gateway) -> None:
+    if cannot(gw, CATCHES, main=True):
+        assert started(gw, CATCHES).cancel(timeout=1) == "running"
+        return
     channel = started(gw, CATCHES)
 
     for _ in range(3):
@@ -248,8 +262,12 @@ def test_after_an_interrupt_at_any_moment_the_worker_answers_the_next_call(group
 
 
 def test_cancel_says_what_it_took(gw: Gateway) -> None:
+    if cannot(gw, COMPUTES, main=True):
+        assert started(gw, RECEIVES).cancel() == "interrupted"
+        return
     assert started(gw, COMPUTES).cancel() == "interrupted"
-    assert started(gw, CATCHES).cancel(timeout=1) == "exited"
+    if not cannot(gw, CATCHES, main=False):  # where it comes, the main thread may not quite be free
+        assert started(gw, CATCHES).cancel(timeout=1) == "exited"
 
     channel = gw.remote_exec("pass")
     channel.waitclose(10)
@@ -277,13 +295,14 @@ channel.send("started")
 
 
 def test_code_that_runs_too_long_ends_with_remote_timeout(gw: Gateway) -> None:
-    channel = started(gw, COMPUTES, timeout=0.2)
+    source = RECEIVES if cannot(gw, COMPUTES, main=True) else COMPUTES
+    channel = started(gw, source, timeout=0.2)
 
     with pytest.raises(RemoteTimeout, match=r"the code ran longer than 0.2 s") as caught:
         channel.receive(10)
 
     assert isinstance(caught.value, TimeoutError)
-    assert "in forever" in caught.value.formatted
+    assert ("in forever" if source is COMPUTES else "channel.receive()") in caught.value.formatted
 
 
 def test_code_that_catches_everything_is_given_up_on(popen: Gateway) -> None:

@@ -147,15 +147,16 @@ class Steering(object):
         if thread is None:
             return ENDED
         self.target, self.trapped = None, False
-        is_main = thread == self.server.main and self.server.owns_process
+        is_main = self._is_main(thread)
         signalled = False
+        last = PENDING
         begun = clock()
         try:
             while clock() < begun + PATIENCE:
                 if thread == 0:  # it has not begun
                     time.sleep(STEP)
                     thread = self.running.get(number)
-                    is_main = thread == self.server.main and self.server.owns_process
+                    is_main = self._is_main(thread)
                     continue
                 if thread is None or self.running.get(number) != thread:
                     return INTERRUPTED if signalled or self.trapped else ENDED
@@ -170,14 +171,21 @@ class Steering(object):
                     outcome = self._signal_main(thread, number, error)
                 else:
                     outcome = self._raise_in(thread, number, error)
-                if outcome:
+                if outcome == IMPOSSIBLE:  # but it may still wait for a channel, or use one
+                    last = outcome
+                elif outcome:
                     return outcome
                 time.sleep(STEP)
-            return PENDING
+            return last
         finally:
             self.turn.thrown.pop(thread, None)
             self.server.peer.__dict__.pop("send", None)
             self.server.peer.__dict__.pop("close", None)
+
+    def _is_main(self, thread):
+        # type: (Optional[int]) -> bool
+        """Whether a signal gets there.  Jython's signal handlers run in a thread of their own."""
+        return thread == self.server.main and self.server.owns_process and not sys.platform.startswith("java")
 
     def _set_trap(self, thread, error):
         # type: (int, BaseException) -> None
