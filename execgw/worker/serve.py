@@ -289,7 +289,7 @@ class Server(object):
         # type: () -> None
         """Run tasks in this, the main thread, until the near side ends the gateway."""
         start_new_thread(self.keeper.run, ())
-        if self.owns_process:
+        if self.owns_process and sys.platform[:4] != "java":  # where link_jython.py has one of its own
             signal.signal(2, self._on_sigint)
         self.say_hello()
         if "keepalive" in self.options:
