@@ -164,8 +164,7 @@ class NearGateway(BaseGateway):
         return channel
 
     async def _set_output(self, stdout: Any, stderr: Any) -> None:
-        given = {"stdout": stdout, "stderr": stderr}
-        targets = _targets({name: target for name, target in given.items() if target is not None})
+        targets = _targets({"stdout": stdout, "stderr": stderr})
         if targets:
             lines = await self._outputs.set(targets)
             self.stdout, self.stderr = lines.get(1), lines.get(2)
