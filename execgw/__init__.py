@@ -12,8 +12,9 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-from . import errors, venv
+from . import errors
 from ._tree import Tree, tree
 from ._version import __version__
 from .channel import Channel
@@ -41,12 +42,10 @@ from .errors import (
     StartError,
     TimeoutError,
 )
-from .executor import Executor
 from .gateway import Gateway
 from .group import Group
 from .hierarchy import ChannelGateway
 from .multi import MultiChannel
-from .rsync import RSync
 from .spec import XSpec
 from .values import dump, dumps, load, loads
 
@@ -56,11 +55,27 @@ makegateways = default_group.makegateways
 set_execmodel = default_group.set_execmodel
 
 
+if TYPE_CHECKING:
+    from . import aio as aio
+    from . import venv
+    from .executor import Executor
+    from .rsync import RSync
+
+# Imported when they are first asked for: most scripts do without, and together they took half of `import execgw`.
+_LATE = {"Executor": "executor", "RSync": "rsync", "aio": "", "venv": ""}
+
+
 def __getattr__(name: str) -> object:
-    """`execgw.aio`, the asyncio face, is imported when it is first asked for: so is asyncio, which takes its time."""
-    if name == "aio":
-        return importlib.import_module(".aio", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What is imported when it is first asked for (PEP 562)."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{_LATE[name] or name}", __name__)
+    found = globals()[name] = getattr(module, name) if _LATE[name] else module
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})
 
 
 __all__ = [

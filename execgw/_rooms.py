@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import transports
@@ -36,6 +35,8 @@ class Wrapper(Protocol):
 @functools.cache
 def wrappers() -> dict[str, Wrapper]:
     """All that are registered, by each of their keys."""
+    from importlib.metadata import entry_points  # here: it takes longer than all else that a plain gateway imports
+
     found: dict[str, Wrapper] = {}
     for entry in entry_points(group="execgw.wrappers"):
         wrapper: Wrapper = entry.load()()
@@ -60,6 +61,8 @@ def wrapper_of(spec: XSpec) -> Wrapper | None:
 @functools.cache
 def feature(name: str) -> Callable[..., Any]:
     """The function behind a method."""
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group="execgw.features"):
         if entry.name == name:
             load: Callable[..., Any] = entry.load()

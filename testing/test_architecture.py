@@ -211,3 +211,12 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
         for attribute, value in vars(public).items():
             if not attribute.startswith("_") and callable(value) and not isinstance(value, type):
                 assert value.__doc__, f"{name}.{attribute} has no docstring"
+
+
+def test_what_few_scripts_need_is_imported_when_it_is_first_asked_for() -> None:
+    late = ["asyncio", "importlib.metadata", "execgw.rsync", "execgw.venv", "execgw.executor"]
+    program = f"import sys, execgw; print([name for name in {late} if name in sys.modules]); execgw.RSync"
+
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert told.stdout == "[]\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import SpecError
@@ -82,6 +81,8 @@ def _builtin() -> dict[str, Callable[[], Kind]]:
 
 @functools.cache
 def _plugins() -> dict[str, Callable[[], Kind]]:
+    from importlib.metadata import entry_points
+
     return {entry.name: entry.load() for entry in entry_points(group="execgw.transports")}
 
 
