@@ -39,6 +39,7 @@ class Target:
         self.gateway = gateway
         self.destdir = destdir
         self.finished = finished
+        self.direct = b"direct" in options
         self.channel: Channel = ship.start(gateway, options)
 
 
@@ -49,6 +50,7 @@ class Push(Sender):
         super().__init__(target.channel, tree.content, tree.lists(), dry)
         self.rsync = rsync
         self.target = target
+        self.direct = target.direct
         self.tree = tree
         self.tell = tell
         self.report = TargetReport(target.gateway.id, target.destdir, dry_run=dry)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..peer.trees.direct import identity
 from . import fetch as _fetch
+from . import ship
 from .push import Events, Push, Target
 from .report import Report, Skipped, TargetReport
 from .tree import Tree, rules_of
@@ -38,6 +41,8 @@ class RSync:
                their own order, before both.  The method filter(path) can be overridden, too.
     delete_excluded    with delete=True, also what the patterns and filter() hide
     progress   progress(done, total) is called with bytes, of all targets together
+    direct     a worker on this host that runs as this process does (popen) reads new files from the source itself;
+               False: all that it gets goes through its channel
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class RSync:
         filters: Sequence[str] = (),
         delete_excluded: bool = False,
         progress: Callable[[int, int], object] | None = None,
+        direct: bool = True,
     ) -> None:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
@@ -67,6 +73,7 @@ class RSync:
         self._rules = rules_of(filters, include, exclude)
         self._delete_excluded = delete_excluded
         self._progress = progress
+        self._direct = direct
         self._done = self._total = self._told = 0
         self._targets: list[Target] = []
 
@@ -110,6 +117,9 @@ class RSync:
             b"dry_run": b"1" if self._dry_run else b"0",
             b"judge": b"1" if judged else b"0",
         }
+        if self._direct and ship.is_ours(gateway):
+            with contextlib.suppress(OSError):  # told by send()
+                options[b"direct"] = identity(os.stat(self._sourcedir))
         self._targets.append(Target(gateway, os.fsdecode(destdir), finishedcallback, options))
 
     def _filters(self) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..gateway import Gateway
 
 # In the order in which they import one another.
-MODULES = ["places", "delta", "listing", "contents", "write", "finish", "receive", "files", "send", "far"]
+MODULES = ["places", "delta", "listing", "contents", "write", "direct", "finish", "receive", "files", "send", "far"]
 HERE = Path(__file__).parent.parent
 _loaded: weakref.WeakSet[Gateway] = weakref.WeakSet()
 
@@ -48,7 +48,7 @@ def _texts() -> bytes:
     return b"z" + zlib.compress("\0".join(parts).encode("ascii"), 9)
 
 
-def _is_ours(gateway: Gateway) -> bool:
+def is_ours(gateway: Gateway) -> bool:
     """Whether the worker is our own child, with this very interpreter."""
     session = gateway._session
     about = session.about or {}
@@ -63,7 +63,7 @@ def start(gateway: Gateway, options: dict[bytes, bytes]) -> Channel:
     if gateway in _loaded:
         channel.send(b"=")
     else:
-        channel.send(_code() if _is_ours(gateway) else _texts())
+        channel.send(_code() if is_ours(gateway) else _texts())
     channel.send(pack_options(options))
     return channel
 

@@ -28,12 +28,12 @@ class Meddling(RSync):
         type(self).meddle()
 
 
-def push(gateway: Gateway, source: Path, dest: Path, meddle: Callable[[], object]) -> Report:
+def push(gateway: Gateway, source: Path, dest: Path, meddle: Callable[[], object], direct: bool = True) -> Report:
     class Mine(Meddling):
         pass
 
     Mine.meddle = staticmethod(meddle)
-    rsync = Mine(source, verbose=False, progress=lambda done, total: None)
+    rsync = Mine(source, verbose=False, progress=lambda done, total: None, direct=direct)
     rsync.add_target(gateway, dest)
     return rsync.send()
 
@@ -83,7 +83,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_told_and_not_written(
 
     monkeypatch.setattr(FileSender, "_range", cut_first)
 
-    report = push(popen, source, dest, lambda: None)
+    report = push(popen, source, dest, lambda: None, direct=False)
 
     assert os.listdir(dest) == []
     assert [(each.path, each.reason) for each in report.skipped] == [
@@ -103,11 +103,11 @@ def test_a_file_that_changes_while_it_is_read_is_told_and_a_second_run_puts_it_r
         return whole
 
     monkeypatch.setattr(FileSender, "_range", change_after)
-    report = push(popen, source, dest, lambda: None)
+    report = push(popen, source, dest, lambda: None, direct=False)
     monkeypatch.undo()
 
     assert "it changed while it was read" in report.skipped[0].reason
-    assert push(popen, source, dest, lambda: None).skipped == []
+    assert push(popen, source, dest, lambda: None, direct=False).skipped == []
     assert describe(dest) == describe(source)
 
 

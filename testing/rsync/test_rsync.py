@@ -134,7 +134,7 @@ def test_the_report_says_what_was_done(popen: Gateway, source: Path, dest: Path)
     os.symlink("a", source / "link")
     write(dest / "old", b"1")
 
-    (report,) = push(popen, source, dest, delete=True)
+    (report,) = push(popen, source, dest, delete=True, direct=False)
 
     assert (report.gateway, report.destdir, report.files, report.dirs) == (popen.id, str(dest), 3, 1)
     assert (report.files_sent, sorted(report.sent), report.deleted) == (2, ["a", "sub/b"], ["old"])
@@ -282,7 +282,7 @@ def test_progress_counts_to_the_total(group: Group, source: Path, tmp_path: Path
     write(source / "big", noise(5 << 20))
     write(source / "small", b"1")
     told: list[tuple[int, int]] = []
-    rsync = RSync(source, verbose=False, progress=lambda done, total: told.append((done, total)))
+    rsync = RSync(source, verbose=False, progress=lambda done, total: told.append((done, total)), direct=False)
     for name in ("one", "two"):
         rsync.add_target(group.makegateway(), tmp_path / name)
 
@@ -300,7 +300,7 @@ def test_many_targets_get_the_same_tree(group: Group, source: Path, tmp_path: Pa
     places = [tmp_path / str(number) for number in range(4)]
     write(places[1] / "big", b"!" + noise(3 << 20))
     write(places[2] / "d1/f1", b"another")
-    rsync = RSync(source, verbose=False)
+    rsync = RSync(source, verbose=False, direct=False)
     for gateway, place in zip(group.makegateways(["popen"] * 4), places, strict=True):
         rsync.add_target(gateway, place)
 

@@ -52,7 +52,7 @@ def serve(channel, data):
 def _prepare(channel, given, path):
     # type: (Any, Dict[bytes, bytes], bytes) -> Any
     if given[b"role"] == b"receiver":
-        options = {"path": path, "source": given.get(b"source", b"")}  # type: Dict[str, Any]
+        options = {"path": path, "source": given.get(b"source", b""), "direct": given.get(b"direct")}  # type: Dict[str, Any]
         for name in ("delete", "checksum", "dry_run", "judge"):
             options[name] = given.get(name.encode("ascii")) == b"1"
         return receive.Receiver(channel, options).run

@@ -13,6 +13,9 @@ if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List, Tuple  # noqa: F401
 
 BATCH = 256 * 1024
+MOST_POINTED = 256  # files that the receiver is to read itself, in one message; fewer if they are large
+POINTED_BYTES = 4 << 20
+MOST_DIRECT = 1 << 30  # bytes of a file; copying a larger one would be silent for too long
 SMALL = 64 * 1024
 PIECE = 256 * 1024
 SLOW = 20e6  # bytes in a second; a link below is worth compressing for
@@ -95,8 +98,9 @@ class Content(object):
 class FileSender(object):
     """The part of a Sender that reads files."""
 
-    content = files = blocks = common = by_content = pending = again = batch = None  # type: Any  # see send.py
-    batch_size = saved = sent = 0
+    content = files = blocks = common = by_content = pending = again = batch = pointed = away = None  # type: Any  # see send.py
+    batch_size = saved = sent = pointed_bytes = 0
+    direct = False  # the receiver reads the source itself
     spent = 0.0
     _send = _wait = on_send = on_bytes = on_unreadable = None  # type: Any
 
@@ -104,7 +108,9 @@ class FileSender(object):
         # type: (int) -> None
         size = self.files[number][2]
         try:
-            if size <= SMALL:
+            if self.direct and number not in self.again and self.files[number][5] is False and size <= MOST_DIRECT:
+                self._point(number, size)
+            elif size <= SMALL:
                 self._small(number)
             elif not self._double(number, size):
                 self._big(number)
@@ -115,6 +121,17 @@ class FileSender(object):
         # type: (int, Exception) -> None
         self._send(b"V" + ID.pack(number))
         self.on_unreadable(number, error)
+
+    def _point(self, number, size):
+        # type: (int, int) -> None
+        """Have the receiver read this file itself."""
+        self.pending.add(number)
+        self.on_send(number)
+        self.away[number] = size
+        self.pointed.append(number)
+        self.pointed_bytes += size
+        if len(self.pointed) >= MOST_POINTED or self.pointed_bytes >= POINTED_BYTES:
+            self._flush()
 
     def _small(self, number):
         # type: (int) -> None
@@ -136,6 +153,9 @@ class FileSender(object):
 
     def _flush(self):
         # type: () -> None
+        if self.pointed:
+            pointed, self.pointed, self.pointed_bytes = self.pointed, [], 0
+            self._send(b"O" + struct.pack("!%dI" % len(pointed), *pointed))
         if self.batch:
             batch, self.batch, self.batch_size = self.batch, [], 0
             parts = [b"F", ID.pack(len(batch))]

@@ -2,7 +2,7 @@
 
 It believes nothing: every name is one plain name in a directory that was announced, every file one that it asked for.
 
-    W lists of directories -> N what is needed      F B l z c h e U S  content -> A written, R once more
+    W lists of directories -> N what is needed      F B l z c h e U S O content -> A written, R once more
     L all is listed       -> E extra names, M files here that may have the content of wanted ones
     T all is sent         -> hard links, deletions, times of directories -> K deleted names, Z totals
 """
@@ -16,13 +16,14 @@ from .finish import MILLI, Finishing
 from .listing import BROKEN, DIR, FILE, FIRST, HARD, HIDDEN, LAST, LINK, LINKED, Malformed, retarget, unpack
 from .places import HAS_NS, Places, as_bytes, check_name, join, mtime_of, native, temp_name
 from .contents import ID, reason
+from .direct import Source
 from .write import MODES, Wanted, Writer
 
 if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
 FULL, DELTA = range(2)
-WITH_CONTENT = frozenset([b"F", b"B", b"l", b"z", b"h", b"c", b"e", b"U", b"G"])
+WITH_CONTENT = frozenset([b"F", b"B", b"l", b"z", b"h", b"c", b"e", b"U", b"G", b"O"])
 MOST_NEEDS = 10000  # in one message
 MOST_ITEM = 32 << 20  # bytes of one message
 TICK = 1 if HAS_NS else 2000  # nanoseconds by which the same time may differ
@@ -31,7 +32,8 @@ TOTALS = ("links", "deleted", "hard", "made", "meta")
 
 
 class Receiver(Finishing):
-    """One run.  *options*: path, delete, checksum, dry_run, judge, source, most_bytes, most_files."""
+    """One run.  *options*: path, delete, checksum, dry_run, judge, source, most_bytes, most_files,
+    direct (what tells the source from other directories, if this side may read it itself)."""
 
     def __init__(self, channel, options):
         # type: (Any, Dict[str, Any]) -> None
@@ -51,6 +53,8 @@ class Receiver(Finishing):
         root = None if self.dry and self.is_new else places.open_root(path, create=True)
         self.places = Places(root)
         self.writer = Writer(self.places, channel.send, self.problem)
+        direct = options.get("direct")
+        self.direct = Source(self.source, direct, self.writer) if direct else None
         self.announced = {b"": (self.is_new, None)}  # type: Dict[bytes, Tuple[bool, Any]]
         self.refused = set()  # type: Any
         self.final = []  # type: List[Any]  # (path, mode, mtime, must be set)
@@ -86,6 +90,8 @@ class Receiver(Finishing):
             b"G": self.writer.describe,
             b"V": self.writer.give_up,
         }
+        if self.direct is not None:
+            self.hear[b"O"] = self.direct.copy
 
     def problem(self, number, text):
         # type: (int, str) -> None
@@ -124,6 +130,8 @@ class Receiver(Finishing):
             self.channel.send(b"Z" + struct.pack("!6q", self.writer.bytes, *[self.totals[k] for k in TOTALS]))
         finally:
             self.writer.close()
+            if self.direct is not None:
+                self.direct.close()
             if self.places.root is not None:
                 self.places.close()
 

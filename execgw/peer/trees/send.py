@@ -47,6 +47,8 @@ class Sender(FileSender):
         self.common = {}  # type: Dict[int, int]  # size -> how many files have it
         self.batch = []  # type: List[Tuple[int, bytes, int]]
         self.batch_size = 0
+        self.pointed = []  # type: List[int]
+        self.away = {}  # type: Dict[int, int]  # sizes of the files that the receiver reads itself
         self.unpolled = 0
         self.spent = 0.0  # seconds in send()
 
@@ -129,6 +131,10 @@ class Sender(FileSender):
         if kind == b"A":
             for number in struct.unpack("!%dI" % (len(item) // 4), item[1:]):
                 self.pending.remove(number)
+                size = self.away.pop(number, 0)
+                if size:
+                    self.saved += size
+                    self.on_bytes(size)
                 self.on_done(number)
         elif kind == b"N":
             self.answered += ID.unpack_from(item, 1)[0]

@@ -66,8 +66,8 @@ class Writer(object):
         self.describing = []  # type: List[Any]
         self.bytes = 0
 
-    def _take(self, number, size, mtime):
-        # type: (int, int, int) -> Wanted
+    def take(self, number, size):
+        # type: (int, int) -> Wanted
         wanted = self.wanted.pop(number, None)
         if wanted is None or size < 0:
             raise Malformed("a file %d that was not asked for" % number)
@@ -91,7 +91,7 @@ class Writer(object):
         touched, held = self.touched, self.places
         for i in range(count):
             number, size, mtime = SMALL_FILE.unpack_from(data, 5 + i * SMALL_FILE.size)
-            wanted = self._take(number, size, mtime)
+            wanted = self.take(number, size)
             if size > len(data) - at:
                 raise Malformed("a batch that is cut off")
             temp = None
@@ -108,7 +108,7 @@ class Writer(object):
                 directory.finish(fd, temp, wanted.mode, mtime)
                 directory.rename(temp, native(wanted.name))
             except (OSError, IOError, ValueError) as e:
-                self._failed(number, wanted, e, temp)
+                self.failed(number, wanted, e, temp)
             else:
                 if size >= 1024:
                     self.written[number] = wanted.directory, wanted.name, size, mtime
@@ -118,14 +118,14 @@ class Writer(object):
             self.bytes += size
         if at != len(data):
             raise Malformed("a batch that is too long")
-        self._ack(done)
+        self.ack(done)
 
-    def _ack(self, numbers):
+    def ack(self, numbers):
         # type: (List[int]) -> None
         if numbers:
             self.tell(b"A" + struct.pack("!%dI" % len(numbers), *numbers))
 
-    def _failed(self, number, wanted, error, temp=None):
+    def failed(self, number, wanted, error, temp=None):
         # type: (int, Wanted, Exception, Any) -> None
         if temp is not None:
             try:
@@ -144,7 +144,7 @@ class Writer(object):
         number, size, mtime, how = BEGIN.unpack_from(data, 1)
         if self.now is not None:
             raise Malformed("a file within a file")
-        wanted = self._take(number, size, mtime)
+        wanted = self.take(number, size)
         self.now = now = Unfinished(number, wanted, size, mtime)
         if how == DELTA:
             now.basis = self.bases.pop(number, None)
@@ -155,7 +155,7 @@ class Writer(object):
             now.fd = self.places[wanted.directory].open(now.temp, CREATE, 0o600)
         except (OSError, ValueError) as e:
             now.fd = None
-            self._failed(number, wanted, e)
+            self.failed(number, wanted, e)
 
     def _writes(self, size):
         # type: (int) -> Optional[Unfinished]
@@ -255,11 +255,11 @@ class Writer(object):
             directory.finish(fd, now.temp, wanted.mode, now.mtime)
             directory.rename(now.temp, native(wanted.name))
         except (OSError, IOError, ValueError, AttributeError) as e:
-            self._failed(now.number, wanted, e, now.temp)
+            self.failed(now.number, wanted, e, now.temp)
             return
         self.written[now.number] = wanted.directory, wanted.name, now.size, now.mtime
         self.touched.add(wanted.directory)
-        self._ack([now.number])
+        self.ack([now.number])
 
     def _discard(self, now):
         # type: (Unfinished) -> None
@@ -274,7 +274,7 @@ class Writer(object):
         # type: (Unfinished, Exception) -> None
         """It cannot be written; what else comes of it is passed over."""
         self._discard(now)
-        self._failed(now.number, now.wanted, error)
+        self.failed(now.number, now.wanted, error)
 
     # -- what is here already
 
@@ -329,7 +329,7 @@ class Writer(object):
         # type: (bytes) -> None
         """These have the content that was offered."""
         for (number,) in each(ID, data, 1):
-            wanted = self._take(number, 0, 0)
+            wanted = self.take(number, 0)
             if wanted.offer is None:
                 raise Malformed("a file %d for which nothing was offered" % number)
             directory, name, size, mtime = wanted.offer
@@ -339,9 +339,9 @@ class Writer(object):
                     if here.stat(native(name)).st_mode & 0o7777 != wanted.mode:
                         here.chmod(native(name), wanted.mode)
                     here.utime(native(name), wanted.mtime)
-                    self._ack([number])
+                    self.ack([number])
                 except (OSError, ValueError) as e:
-                    self._failed(number, wanted, e)
+                    self.failed(number, wanted, e)
             else:
                 self._clone(number, wanted, wanted.offer)
 
@@ -349,7 +349,7 @@ class Writer(object):
         # type: (bytes) -> None
         """(number, other): a file with the content of one that was written before."""
         for number, other in each(struct.Struct("!II"), data, 1):
-            wanted = self._take(number, 0, 0)
+            wanted = self.take(number, 0)
             if other not in self.written:
                 self.wanted[number] = wanted  # that one could not be written
                 self.tell(b"R" + ID.pack(number))
