@@ -30,7 +30,7 @@ FLAVOURS = {
     "pyodide": {"link": "link_alone", "alone": "alone"},
 }
 # These stay here: only the near side distrusts the other.
-NOT_SHIPPED = {f"execgw.wire.{module}" for module in ("careful", "guarded", "printable")}
+NOT_SHIPPED = {f"execgw.wire.{module}" for module in ("careful", "guarded", "kept", "kept_mux", "printable")}
 NOT_SHIPPED |= {f"execgw.worker.{m}" for new in FLAVOURS.values() for m in new.values()}
 # Few workers need these: they are asked for when they are imported there.
 ON_DEMAND = {

@@ -216,7 +216,7 @@ class Channel(object):
         # Runs anywhere, even while this thread holds the session's locks: only note it; the keeper closes the port.
         try:
             port, peer = self._port, self._peer
-            if (not port.closed or port.items) and peer.lost is None:
+            if (not port.closed or port.items or peer.mux.keeps) and peer.lost is None:
                 peer.dropped.append(port)
                 peer.keeper.flush_soon(peer)
         except AttributeError:  # __init__ did not finish, or the interpreter is shutting down

@@ -88,6 +88,8 @@ class Peer(object):
                 item = NO_ITEM  # type: Any
             elif not port.items:
                 item = ENDED
+                if self.mux.keeps:
+                    self.mux.seen(port)
             else:
                 item = self.mux.take(port)
                 if port.consumed + port.window - port.granted >= self.mux.window // 2:

@@ -34,6 +34,10 @@ TELL = 8  # its answer: a value (number, ok, result)
 BYE = 9  # end in order; nothing follows
 ACK = 10  # nothing but its ack
 LAST_KIND = ACK
+# Between the near side and the keeper of a resumable session, and never the worker's: see kept.py.
+TAKEN = 11  # near side: so many values of these channels were taken by code
+ORDER = 12  # near side: what the keeper is to do; names and texts; outside of the sequence, as the next
+OVER = 13  # keeper: why nothing more will come; names and texts
 
 # flags
 MORE = 1  # DATA, EXEC: the value goes on in the next frame of this channel
@@ -105,6 +109,8 @@ class FrameReader(object):
     The payload is bytes, or a list of pieces where it arrived in several reads; it is never joined here.
     """
 
+    last_kind = LAST_KIND
+
     def __init__(self, max_frame=MAX_FRAME):
         # type: (int) -> None
         self.max_frame = max_frame
@@ -132,10 +138,11 @@ class FrameReader(object):
             self._tail = b""
         end = len(data)
         unpack, size_of_header, limit, add = HEADER.unpack_from, HEADER_SIZE, self.max_frame, frames.append
+        last = self.last_kind
         while end - at >= size_of_header:
             kind, flags, form, channel, seq, ack, size = unpack(data, at)
             at += size_of_header
-            if size > limit or kind > LAST_KIND or kind == 0:
+            if size > limit or kind > last or kind == 0:
                 raise RemoteProtocolError("no frame: kind %d, %d bytes (at most %d)" % (kind, size, limit))
             stop = at + size
             if stop <= end:

@@ -80,6 +80,8 @@ class Port(object):
 class Mux(object):
     """The channels of one session, as one side sees them.  *first* is the number of this side's first channel."""
 
+    keeps = False  # true in kept_mux.py, which must hear what user code has seen
+
     def __init__(self, first, max_value=None, max_held=None, max_channels=MOST_CHANNELS):
         # type: (int, Optional[int], Optional[int], int) -> None
         self.max_channels = max_channels
