@@ -71,7 +71,8 @@ class Session(Peer):
         self.over = loop.event()  # the process has ended, and everything is let go
         self.broken: Exception | None = None  # why the link ended, before that is told
         self.leaving = False  # we have asked it to end
-        self.keepalive = transport.keepalive if launch.keepalive is None else launch.keepalive
+        own = launch.keepalive is None or transport.watches
+        self.keepalive = transport.keepalive if own else launch.keepalive or 0.0
         self.watch: Watch | None = None
         self.when_over: list[Callable[[], None]] = []
         self._greeted = False

@@ -84,6 +84,7 @@ class Transport:
     applied   whether chdir, env and nice were applied before the interpreter started; else the worker does it
     group     the process group that was made for the worker; 1: it leads one of its own, whose number is not known here
     keepalive seconds without a sign of life after which the worker takes us for gone; 0: it would hear of our end
+    watches   it finds out by itself that the way is cut; the worker's end of file is the end of whoever keeps it for us
     hears_of_death  it tells the end of a worker that was cut off; else one that is silent for keepalive counts as gone
     loop      what serves its descriptors and timers, and nothing else may: launch.loop; its session sets it, too
     """
@@ -93,6 +94,7 @@ class Transport:
     chunk = 64 * 1024
     window = 1 << 20
     keepalive = 0.0
+    watches = False
     hears_of_death = True
     applied = False
     group = 0
