@@ -87,6 +87,7 @@ class Transport:
     watches   it finds out by itself that the way is cut; the worker's end of file is the end of whoever keeps it for us
     hears_of_death  it tells the end of a worker that was cut off; else one that is silent for keepalive counts as gone
     loop      what serves its descriptors and timers, and nothing else may: launch.loop; its session sets it, too
+    show      gets what the worker writes to stderr, in any thread; None: it goes to our own
     """
 
     loop: Loop
@@ -101,6 +102,7 @@ class Transport:
     program = ""
     explain: Callable[[Ended], Explanation | None] | None = None
     remoteaddress: str | None = None
+    show: Callable[[bytes], object] | None = None
 
     def bootstrap(self) -> bytes:
         """The bytes that turn what was started into a worker."""
@@ -167,6 +169,10 @@ class Transport:
     def last_words(self) -> str:
         """What it has written to stderr lately."""
         return ""
+
+    def distrust(self) -> None:
+        """It is our own child, but runs others' code: call before the session begins."""
+        self.trusted = False
 
     def close_link(self) -> None:
         """No more bytes either way; stderr and the process's end are still heard of."""

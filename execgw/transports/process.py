@@ -90,6 +90,9 @@ class StderrTransport(SocketTransport):
         with self._show_lock:
             while self._unseen:
                 data = self._unseen.pop(0)
+                if self.show is not None:
+                    self.show(data)
+                    continue
                 try:
                     while data:
                         data = data[os.write(2, data) :]
@@ -107,6 +110,10 @@ class StderrTransport(SocketTransport):
             self._read_stderr()
         if self._showing:
             self._show()
+
+    def distrust(self) -> None:
+        super().distrust()
+        self._filter = self._filter or PrintableBytes()
 
     def last_words(self) -> str:
         return self._tail.decode("utf-8", "replace")
