@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import transports
@@ -94,19 +95,8 @@ class Hub:
         self._reserve(name)
         try:
             loop = self.loop()
-            launch = Launch(
-                id=name,
-                spec=spec,
-                python=_text(spec, "python"),
-                chdir=_text(spec, "chdir"),
-                nice=_number(spec, "nice"),
-                env=dict(spec.env),
-                keepalive=_seconds(spec, "keepalive", None, zero=True),
-                factory=factory,
-                other=functools.partial(self._other, spec),
-                loop=loop,
-                offers=offers,
-            )
+            other = functools.partial(self._other, spec)
+            launch = replace(launch_of(spec, name, loop), factory=factory, other=other, offers=offers)
             if quick:
                 if via is not None:
                     await loop.room(via)
@@ -270,6 +260,20 @@ async def _end_wave(sessions: list[Session], deadline: float) -> dict[str, str]:
 
 async def _still_there(sessions: list[Session], deadline: float) -> list[Session]:
     return [session for session in sessions if not await session.ended_within(max(deadline - clock(), 0))]
+
+
+def launch_of(spec: XSpec, name: str, loop: Loop) -> Launch:
+    """What a transport needs to know, as far as the spec says it.  SpecError if that makes no sense."""
+    return Launch(
+        id=name,
+        spec=spec,
+        python=_text(spec, "python"),
+        chdir=_text(spec, "chdir"),
+        nice=_number(spec, "nice"),
+        env=dict(spec.env),
+        keepalive=_seconds(spec, "keepalive", None, zero=True),
+        loop=loop,
+    )
 
 
 def _text(spec: XSpec, key: str) -> str | None:

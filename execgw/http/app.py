@@ -21,9 +21,10 @@ from .._version import __version__
 from ..aio import Group
 from ..errors import ExecgwError
 from ..peer.compat import clock
-from . import metrics, openapi, streams, values_routes
+from . import frames_routes, metrics, openapi, streams, values_routes
 from .access import Denied
 from .bodies import FORM, SOURCE, TEXT, kind_of
+from .carrying import GRACE, Carrying
 from .failures import Refusal, answer
 from .limits import Places
 from .logged import Logged
@@ -104,7 +105,13 @@ class Server:
         self, protocol: str, options: Mapping[str, Any], caller: Caller, start: Start, place: Any
     ) -> Process:
         if protocol == "frames":
-            raise Refusal(400, "request", "this server does not speak frames yet")
+            if options.get("version") != __version__:
+                theirs = f"{options.get('version')!r:.60}"
+                why = f"the server has execgw {__version__}, the client {theirs}; install the same on both"
+                raise Refusal(409, "version", why, server=__version__)
+            carrying = Carrying(caller.name, start, place, duration(options, "grace", GRACE))
+            await carrying.begin(start.spec)
+            return carrying
         patience = None if options.get("patience", PATIENCE) is None else duration(options, "patience", PATIENCE)
         process = Talking(caller.name, start, place, patience)
         await process.begin(self.group, start.spec)
@@ -125,7 +132,9 @@ class Server:
         options = options_of(await body_of(request, self.limits))
         process = await self.start(options, caller)
         await self._started(process, request)
-        told = {"pid": process.pid, "protocol": process.protocol, "spec": process.spec, "version": __version__}
+        told: dict[str, Any] = {"pid": process.pid, "protocol": process.protocol, "spec": process.spec}
+        told["version"] = __version__
+        told |= {"websocket": True} if process.protocol == "frames" else {}
         return JSONResponse(told, 201, {"Location": request.url_for("exec", pid=process.pid).path})
 
     async def exec_alias(self, request: Request, caller: Caller) -> Response:
@@ -153,12 +162,16 @@ class Server:
         """POST /exec/PID"""
         process = self.process_of(request, caller)
         body = await body_of(request, self.limits)
+        if isinstance(process, Carrying):
+            return await frames_routes.post(process, request, body)
         assert isinstance(process, Talking)
         return await values_routes.post(process, request, body)
 
     async def get(self, request: Request, caller: Caller) -> Response:
         """GET /exec/PID"""
         process = self.process_of(request, caller)
+        if isinstance(process, Carrying):
+            return await frames_routes.get(process, request, self.table)
         assert isinstance(process, Talking)
         return await values_routes.get(process, request, self.table)
 

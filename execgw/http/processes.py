@@ -22,6 +22,7 @@ from .failures import Refusal
 from .waiting import Bell, Tail
 
 if TYPE_CHECKING:
+    from ..transports.base import Transport
     from .access import Caller
     from .limits import Limits, Place
     from .policy import Start
@@ -195,6 +196,20 @@ def _memory(number: int) -> int:
         return int(Path(f"/proc/{number}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def guard(transport: Transport, process: Process) -> None:
+    """A process that has just been started, and has nothing of us yet: put it under its limits, and hear its stderr."""
+    loop = transport.loop
+    transport.distrust()
+    transport.show = lambda data: loop.call_soon(lambda: process.output.feed(data))
+    process.number = transport.group
+    try:
+        process.limits.apply(transport.group)
+    except BaseException:
+        transport.kill(force=True)
+        transport.close()
+        raise
 
 
 class Table:

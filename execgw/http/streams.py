@@ -19,7 +19,9 @@ from ..peer.compat import clock
 from . import values_routes
 from .access import Denied
 from .bodies import JSON, as_object, from_json, value_in
+from .carrying import Carrying
 from .failures import Refusal, answer, body_of
+from .frames_routes import FramesSocket
 from .messages import VALUE, Hole, Message
 from .purposes import purpose_of
 from .requests import Gone, whole
@@ -147,9 +149,10 @@ class Sockets:
         socket.scope["execgw.route"] = "/exec/{pid}"
         try:
             process, caller = self._process_of(socket)
-            if not isinstance(process, Talking):
-                await self.frames(socket, process, caller)
+            if isinstance(process, Carrying):
+                await FramesSocket(socket, process, self._server, caller).serve()
                 return
+            assert isinstance(process, Talking)
             after = start_at(process, whole(socket, "after"))
         except Denied as denied:
             await socket.send_denial_response(answer(denied))
@@ -177,10 +180,6 @@ class Sockets:
         if urlsplit(origin).netloc.lower() != socket.headers.get("host", "").lower():
             why = f"pages of {origin!r:.200} may not connect here; the operator can allow it with origins = [...]"
             raise Refusal(403, "origin", why)
-
-    async def frames(self, socket: WebSocket, process: Process, caller: Caller) -> None:
-        """One that carries frames."""
-        raise Refusal(409, "protocol", "this server does not speak frames yet")
 
 
 class _Talk:

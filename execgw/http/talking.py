@@ -23,7 +23,7 @@ from ..peer.peer import ENDED, NO_ITEM
 from ..spec import XSpec
 from .failures import Refusal
 from .messages import END, RAISED, VALUE, Hole, Message, Messages
-from .processes import Process
+from .processes import Process, guard
 from .waiting import Bell
 
 if TYPE_CHECKING:
@@ -327,20 +327,6 @@ def busy(wait: float) -> Refusal:
 
 def _has_item(port: Port) -> Any:
     return port.items or port.ended
-
-
-def guard(transport: Transport, process: Process) -> None:
-    """A process that has just been started, and has nothing of us yet: put it under its limits, and hear its stderr."""
-    loop = transport.loop
-    transport.distrust()
-    transport.show = lambda data: loop.call_soon(lambda: process.output.feed(data))
-    process.number = transport.group
-    try:
-        process.limits.apply(transport.group)
-    except BaseException:
-        transport.kill(force=True)
-        transport.close()
-        raise
 
 
 async def begin_session(group: Group, spec: XSpec, prepare: Callable[[Transport], None], largest: int) -> AioSession:
