@@ -68,7 +68,11 @@ class Pool(object):
                 job()
             except BaseException:
                 with self.lock:
-                    self.threads -= 1
+                    waiting = bool(self.jobs)
+                    if not waiting:
+                        self.threads -= 1
+                if waiting:
+                    self._start()  # in place of this one, which goes
                 raise
 
     def _run(self):

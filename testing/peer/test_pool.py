@@ -141,6 +141,23 @@ def test_a_job_that_raises_ends_its_thread_and_nothing_else(threads: Threads) ->
     assert done.wait(PATIENCE)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_job_that_waits_is_run_though_all_those_before_it_raise(threads: Threads) -> None:
+    pool = PatientPool(threads.start, lambda seconds, function: None)
+    go, done = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        go.wait(PATIENCE)
+        raise ValueError
+
+    for _ in range(EAGER_THREADS):
+        pool.submit(fail)
+    pool.submit(done.set)
+    go.set()
+
+    assert done.wait(PATIENCE)
+
+
 def test_a_job_is_never_run_by_who_submits_it(threads: Threads) -> None:
     pool = Pool(threads.start)
     lock = threading.Lock()
