@@ -64,33 +64,39 @@ class Callback(object):
                         self.scheduled = False
                         return
                 continue
+            if item is ENDED:
+                why = self._why_ended()
+                break
             try:
-                if item is ENDED:
-                    yield self._end()
-                    self._finish()
-                    return
                 value = self.codec.decode(item[0], item[1])
                 if self.pass_error:
                     yield self.callback(value, error=None)
                 else:
                     yield self.callback(value)
             except BaseException as e:
-                self.error = e
-                if item is ENDED:
-                    sys.excepthook(*sys.exc_info())
-                else:
-                    self.peer.close(self.port, current(self.codec, __file__.rstrip("c")))
-                self._finish()
-                return
+                self.error = why = e
+                self.peer.close(self.port, current(self.codec, __file__.rstrip("c")))
+                if isinstance(e, GeneratorExit):  # who called us has gone, and takes nothing more
+                    self._finish()
+                    return
+                break
+        try:
+            yield self._end(why)
+        except BaseException as e:
+            self.error = self.error or e
+            sys.excepthook(*sys.exc_info())
+        self._finish()
 
-    def _end(self):
+    def _why_ended(self):
         # type: () -> Any
         error = self.port.error
+        return unpack_error(self.codec, error) if isinstance(error, bytes) else error
+
+    def _end(self, why):
+        # type: (Any) -> Any
         if self.pass_error:
-            if isinstance(error, bytes):
-                error = unpack_error(self.codec, error)
             marker = None if self.endmarker is NO_ENDMARKER else self.endmarker
-            return self.callback(marker, error=error)
+            return self.callback(marker, error=why)
         if self.endmarker is not NO_ENDMARKER:
             return self.callback(self.endmarker)
         return None

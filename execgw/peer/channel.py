@@ -128,8 +128,8 @@ class Channel(object):
         Calls come one at a time, in order, in a thread that is not yours; they may take their time and use gateways
         and channels.  Items that have arrived already are delivered before this returns.  If *endmarker* is given,
         callback(endmarker) is the last call.  With *pass_error* the calls are callback(item, error=None) and, once at
-        the end, callback(endmarker, error=why), where why is None, a RemoteError or ConnectionLost.
-        A callback that raises closes this channel, on both sides, with that error.
+        the end, callback(endmarker, error=why), where why is None, a RemoteError, ConnectionLost or what it raised.
+        A callback that raises closes this channel, on both sides, with that error; only the call at the end follows.
         """
         if self._callback is not None:
             raise OSError("%r has a callback already" % (self,))
