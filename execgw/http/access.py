@@ -19,7 +19,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +103,23 @@ def hash_of(token: str) -> str:
 def new_token() -> str:
     """256 random bits, as text."""
     return PREFIX + secrets.token_urlsafe(32)
+
+
+def check_origin(headers: Mapping[str, str], allowed: Container[str] = ()) -> None:
+    """Raises Denied (403) where a browser says that a page of another site has sent this.
+
+    For what a page may do without knowing a token: open a WebSocket, send a form.  *allowed* are sites like
+    'https://host:port' besides the one that the request was sent to.
+    """
+    origin = headers.get("origin")
+    if origin is None or origin in allowed:
+        return  # it comes from no browser; or from where the operator said
+    if origin.partition("://")[2] != headers.get("host", "") or "://" not in origin:
+        raise Denied(
+            403,
+            "origin",
+            f"a page of {origin!r:.100} may not do that here; the operator can allow it: origins in the policy",
+        )
 
 
 class TokenFile:

@@ -98,7 +98,7 @@ class Server:
             self.table.calm.ring()
         self.metrics.started(start.name, "started", clock() - begun)
         self.table.add(process)
-        log.info("process started", extra={"process": process.name, "spec": start.name, "owner": caller.name})
+        log.info("process started", extra={"pid": process.name, "spec": start.name, "owner": caller.name})
         return process
 
     async def _begin(

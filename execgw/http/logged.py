@@ -51,7 +51,7 @@ class Logged:
         told |= {"client": client, "caller": scope.get("execgw.caller", "")}
         pid = scope.get("path_params", {}).get("pid")
         if pid:
-            told["process"] = pid[:8]
+            told["pid"] = pid[:8]
         log.info("%s %s %d", method, route, status, extra=told)
 
 

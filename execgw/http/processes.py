@@ -154,7 +154,7 @@ class Process:
             why = f"the process was ended: {self.ending}"
         self.over = End(exit_code, stderr, why, clock())
         self._place.free()
-        log.info("process over", extra={"process": self.name, "exit_code": exit_code, "why": why})
+        log.info("process over", extra={"pid": self.name, "exit_code": exit_code, "why": why})
         for call in self.on_over:
             call(self)
         self.bell.ring()
@@ -276,7 +276,7 @@ class Table:
             if wall is not None and now - process.begun > wall:
                 why = f"it may run for {wall:g} s"
             if why and not process.ending:
-                log.info("process culled", extra={"process": process.name, "why": why})
+                log.info("process culled", extra={"pid": process.name, "why": why})
                 self._spawn(process.end(why))
         ended = [one for one in self.processes.values() if one.over is not None]
         over += [one.pid for one in ended[: max(len(ended) - MOST_REMEMBERED, 0)]]
