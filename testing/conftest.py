@@ -21,7 +21,7 @@ from execgw._loop import get_loop
 from execgw.peer.pool import Pool
 from execgw.peer.turn import clock
 
-pytest_plugins = ["listener_fixtures"]
+pytest_plugins = ["exec_server_fixtures", "listener_fixtures"]
 
 # The last is popen, in the asyncio face.
 KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0", "aio"]

@@ -1,4 +1,4 @@
-"""Exec-servers for the tests of this folder."""
+"""Exec-servers for the tests of http/."""
 
 from __future__ import annotations
 
