@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Run code in other Python processes and talk to them over channels.",
         epilog="execgw COMMAND --help says more about each, with examples.",
     )
+    parser.set_defaults(whole=parser)  # for `execgw completion`
     parser.add_argument("--version", action="version", version=f"execgw {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for found in pkgutil.iter_modules(commands.__path__):
