@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from bridge import Bridge
+from exec_server import ExecServer
 
 from execgw import Gateway, Group
 from execgw._loop import get_loop
@@ -24,9 +25,11 @@ from execgw.peer.turn import clock
 pytest_plugins = ["exec_server_fixtures", "listener_fixtures"]
 
 # The last is popen, in the asyncio face.
-KINDS = ["popen", "memory", "via", "2.7.18", "3.6.15", "3.13.0", "aio"]
-if os.environ.get("EXECGW_KINDS") == "all":  # tox -e fence
-    KINDS[5:-1] = ["3.7.16", "3.8.18", "3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0", "pypy3", "jython"]
+KINDS = ["popen", "memory", "via", "http", "http-requests", "2.7.18", "3.6.15", "3.13.0", "aio"]
+ALL = os.environ.get("EXECGW_KINDS") == "all"  # tox -e fence
+OVER_HTTP = ("test_channel.py", "test_files.py")  # what runs over http by default, and everything with ALL
+if ALL:
+    KINDS[7:-1] = ["3.7.16", "3.8.18", "3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0", "pypy3", "jython"]
 # What /usr/bin/jython runs, with options of Java that halve the time of its start.
 DEBIANS_JYTHON = (
     "java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -jar /usr/share/java/jython.jar "
@@ -263,8 +266,34 @@ def group(nothing_left: str) -> Iterator[Group]:
     group.terminate(timeout=5)
 
 
-def make(group: Group, kind: str) -> Gateway:
+@pytest.fixture(scope="session")
+def exec_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecServer]:
+    """An HTTP exec-server that all tests share.  No test has started it, whichever was the first to use it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(MARK, raising=False)
+        server = ExecServer(tmp_path_factory.mktemp("exec-server")).__enter__()
+    yield server
+    server.__exit__()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is the same over http as over the others, unless all is asked for."""
+
+    def extra(item: pytest.Item) -> bool:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        kinds = [str(params[name]) for name in ("gw", "sync_gw") if name in params]
+        return any(kind.startswith("http") for kind in kinds) and item.path.name not in OVER_HTTP
+
+    if not ALL:
+        config.hook.pytest_deselected(items=[item for item in items if extra(item)])
+        items[:] = [item for item in items if not extra(item)]
+
+
+def make(group: Group, kind: str, request: pytest.FixtureRequest) -> Gateway:
     """A gateway of one of KINDS."""
+    if kind.startswith("http"):
+        server: ExecServer = request.getfixturevalue("exec_server")
+        return group.makegateway(server.spec("websocket=no" if kind == "http-requests" else "websocket=yes"))
     if kind == "via":
         group.makegateway("popen//id=master")
         return group.makegateway("popen//via=master")
@@ -287,13 +316,13 @@ def gw(group: Group, request: pytest.FixtureRequest, _shared: _Shared) -> Gatewa
     if request.param == "aio":
         made: Bridge = request.getfixturevalue("bridge")
         return made.do(made.group.makegateway, "popen")
-    return _shared.ready() if _shares(request) else make(group, request.param)
+    return _shared.ready() if _shares(request) else make(group, request.param, request)
 
 
 @pytest.fixture(params=KINDS[:-1])
 def sync_gw(group: Group, request: pytest.FixtureRequest, _shared: _Shared) -> Gateway:
     """A gateway of every kind, in the sync face, for what is a matter of threads."""
-    return _shared.ready() if _shares(request) else make(group, request.param)
+    return _shared.ready() if _shares(request) else make(group, request.param, request)
 
 
 @pytest.fixture

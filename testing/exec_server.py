@@ -47,6 +47,14 @@ class ExecServer:
         self._clients.append(made)
         return made
 
+    def spec(self, *more: str, name: str = "joe") -> str:
+        """The spec of a gateway through it, with the token of that name."""
+        file = self._folder / f"token-of-{name}"
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(TOKENS[name])
+        return "//".join([f"http={self.address}", f"token=file:{file}", *more])
+
     def __exit__(self, *exc: object) -> None:
         for client in self._clients:
             client.close()

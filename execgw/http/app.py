@@ -29,7 +29,7 @@ from .failures import Refusal, answer
 from .limits import Places
 from .logged import Logged
 from .policy import Policy
-from .processes import Process, Table, log
+from .processes import END_SECONDS, Process, Table, log
 from .purposes import purpose_of
 from .requests import Gone, body_of, duration, options_of, seconds, whole
 from .talking import PATIENCE, Talking
@@ -215,7 +215,8 @@ class Server:
     async def delete(self, request: Request, caller: Caller) -> Response:
         """DELETE /exec/PID"""
         process = self.process_of(request, caller)
-        how = await process.end(f"{caller.name!r} asked for it")
+        timeout = seconds(request.query_params, "timeout", END_SECONDS)
+        how = await process.end(f"{caller.name!r} asked for it", timeout)
         return JSONResponse({"how": how})
 
     async def listing(self, request: Request, caller: Caller) -> Response:

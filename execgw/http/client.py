@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from ..transports.resume import Final, Resuming
 from ..wire.printable import PrintableBytes, printable
 from .client_poll import PollLink
 from .client_requests import Requests
-from .client_server import LONGEST_WHY, Server, refusal, told, unreached
+from .client_server import LONGEST_WHY, Server, refusal, text_of, told, unreached
 from .client_socket import Refused, WebSocketLink, open_socket
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ REFUSED_SECONDS = 0.5  # for which nobody listens there: a server that has ended
 END_SECONDS = 5.0  # for the answer to DELETE
 SHORT_LINKS = 3  # WebSockets that broke before anything came: something between does not carry them
 _WRONG = (OSError, http.client.HTTPException)
+
+_PLAIN = ("the process has ended", "the process was killed")  # as any worker's end is told; see _reasons.py
 
 # What it means that the server closes a WebSocket, or answers to a request for the process, so; others are tried again.
 _LAST = {
@@ -110,15 +113,17 @@ class HttpConnector:
         if not force and self.pid is None:
             return None
         with self._starting:  # a process whose name we do not know yet could not be ended
-            pid, self.pid = self.pid, None
-        if pid is None:
-            return Ended()
-        try:
-            with Requests(self.server, self.wish.keepalive) as requests:
-                answer = requests.ask("DELETE", f"/exec/{pid}", END_SECONDS)
-        except _WRONG as e:
-            return Ended(why=f"the server was not reached to end it: {e or type(e).__name__}")
-        return self._ended_by(told(answer.body)) or Ended()
+            if self.pid is None:
+                return Ended()
+            if self._ended is not None:
+                return self._ended
+            try:
+                with Requests(self.server, self.wish.keepalive) as requests:
+                    requests.ask("DELETE", f"{self.path}?timeout=0", END_SECONDS)
+                    answer = requests.ask("GET", f"{self.path}/state", END_SECONDS)
+            except _WRONG as e:
+                return Ended(why=f"the server was not reached to end it: {e or type(e).__name__}")
+            return self._ended_by(told(answer.body))
 
     # -- connections to it
 
@@ -137,7 +142,7 @@ class HttpConnector:
         return found
 
     def _open(self, seen: int | None, seconds: float) -> tuple[Transport, int | None]:
-        if self._websocket and self._short < SHORT_LINKS:
+        if self.wish.websocket or (self._websocket and self._short < SHORT_LINKS):
             self._short += 1  # until something comes
             try:
                 return self._open_socket(seen, seconds)
@@ -200,17 +205,20 @@ class HttpConnector:
         if self._ended is not None:
             return self._ended
         if status == 410:
-            return self._ended_by(said) or Ended()
+            return self._ended_by(said)
         why = printable(str(said.get("why", ""))[:LONGEST_WHY])
         return Ended(why=f"{_LAST[status]}{f' ({why})' if why else ''}")
 
-    def _ended_by(self, said: dict[str, Any]) -> Ended | None:
+    def _ended_by(self, said: dict[str, Any]) -> Ended:
         """How the worker ended, as the server tells it."""
         code = said.get("exit_code")
-        known = isinstance(code, int) and abs(code) < 1 << 32
-        stderr = said.get("stderr")
-        lines = "\n".join(map(str, stderr)) if isinstance(stderr, list) else str(stderr or "")
-        self._ended = Ended(code if known else None, (lines or self.tail)[-TAIL:])
+        if not isinstance(code, int) or not 0 <= code < 1 << 32:
+            number = getattr(signal, str(said.get("signal")), None)
+            code = -number if isinstance(number, signal.Signals) else None
+        why = text_of(said, "why")
+        if why.startswith(_PLAIN) or "asked for it" in why:
+            why = ""
+        self._ended = Ended(code, (str(said.get("stderr") or "") or self.tail)[-TAIL:], why)
         return self._ended
 
     def _on_stderr(self, text: str, offset: Any) -> None:

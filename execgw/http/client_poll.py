@@ -1,20 +1,22 @@
 """The bytes of a worker over plain requests: a GET that waits brings what it sends, POSTs carry what it is to get.
 
 For ways that cut or buffer WebSockets.  Two threads and a socket pair make a link of them, and a third brings the
-worker's stderr.  A request that fails breaks the link, and the session goes on over the next (transports/resume.py).
+worker's stderr.  Each request may be made again: frames have numbers.  So the link breaks only if the server is gone.
 """
 
 from __future__ import annotations
 
 import http.client
+import random
 import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..peer.compat import clock
 from ..transports.base import SocketTransport
-from ..wire.frames import HEADER, HEADER_SIZE, MARKER
-from .client_requests import Requests
+from ..wire.frames import HEADER, HEADER_SIZE, HELLO, MARKER
+from .client_requests import Answer, Requests
 from .client_server import told
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ FRAMES = "application/x-execgw-frames"
 WAIT = 20  # seconds that a GET waits: many proxies cut what is silent for 30
 PATIENCE = 15.0  # seconds beyond it until an answer counts as lost
 MOST_BODY = 512 * 1024  # bytes of a POST
-BUSY_PAUSE = 0.2  # seconds until a POST that the worker does not take now is said again
+PAUSES = (0.02, 1.0)  # seconds until a request that failed is made again: at first, and at most
+BUSY_PAUSE = 0.2  # seconds until what was not taken is said again, or what was not there is asked for again
 
 Tell = Callable[[dict[str, Any]], "Ended | None"]
 
@@ -43,8 +46,10 @@ class PollLink(SocketTransport):
         super().__init__(ours)
         self._path, self._tell = path, tell
         self._seen, self._offset = seen, offset
-        self._behind = len(MARKER) if seen is None else 0  # bytes that come before the first frame
         self._tail = b""  # of a frame that has not come wholly
+        self._progress = 0  # bytes that have come
+        self._waiting = b""  # to be sent
+        self._most = MOST_BODY  # bytes of a POST; less where large ones do not come through
         self._stop = threading.Event()
         self._ended: Ended | None = None
         self._lines = [Requests(server, keepalive) for _ in range(3)]
@@ -56,13 +61,28 @@ class PollLink(SocketTransport):
         for line, work in zip(self._lines, (self._bring, self._carry, self._bring_stderr), strict=True):
             threading.Thread(target=self._run, args=(work, line), name="execgw-http", daemon=True).start()
 
-    def _run(self, work: Callable[[Requests], None], line: Requests) -> None:
+    def _run(self, work: Callable[[Requests], bool], line: Requests) -> None:
+        """Do one request after the other, until one says that it was the last, or none comes through any more."""
+        pause, since = PAUSES[0], clock()
         try:
-            with line:
-                work(line)
-        except (http.client.HTTPException, OSError, ValueError):
-            pass
+            while not self._stop.is_set():
+                before = self._progress
+                try:
+                    if not work(line):
+                        break
+                except (http.client.HTTPException, OSError, ValueError) as e:
+                    line.close()
+                    if self._progress != before:
+                        pause, since = PAUSES[0], clock()
+                    if isinstance(e, ConnectionRefusedError) or clock() - since > PATIENCE:
+                        break
+                    self._most = max(self._most // 2, 1)
+                    self._stop.wait(pause * random.uniform(0.5, 1))
+                    pause = min(pause * 2, PAUSES[1])
+                else:
+                    pause, since = PAUSES[0], clock()
         finally:
+            line.close()
             self._give_up()
             with self._lock:
                 self._running -= 1
@@ -81,68 +101,66 @@ class PollLink(SocketTransport):
 
     # -- what comes
 
-    def _bring(self, line: Requests) -> None:
-        while not self._stop.is_set():
-            after = "" if self._seen is None else f"&after={self._seen}"
-            self._tail = b""  # half a frame comes again
-            answer = line.ask("GET", f"{self._path}?wait={WAIT}{after}", WAIT + PATIENCE, stream=self._came)
-            if answer.status not in (200, 204):
-                self._refused(answer.status, answer.body)
-                return
+    def _bring(self, line: Requests) -> bool:
+        after = "" if self._seen is None else f"&after={self._seen}"
+        self._tail = b""  # half a frame comes again
+        answer = line.ask("GET", f"{self._path}?wait={WAIT}{after}", WAIT + PATIENCE, stream=self._came)
+        return answer.status in (200, 204) or self._refused(answer)
 
     def _came(self, data: bytes) -> None:
         """Hand on what are whole frames by now, and note the number of the last one."""
+        self._progress += len(data)
         data = self._tail + data
-        at = 0
-        if self._behind and len(data) >= self._behind:
-            at, self._behind = self._behind, 0
-        while not self._behind and len(data) - at >= HEADER_SIZE:
-            _, _, _, _, seq, _, size = HEADER.unpack_from(data, at)
+        at = start = len(MARKER) if self._seen is None else 0  # the marker goes with the HELLO, or comes again with it
+        while len(data) - at >= HEADER_SIZE:
+            kind, _, _, _, seq, _, size = HEADER.unpack_from(data, at)
             if len(data) - at < HEADER_SIZE + size:
                 break
-            self._seen = seq
+            if seq or kind == HELLO:  # an ACK of the server's own has no number
+                self._seen = seq
             at += HEADER_SIZE + size
-        self._tail = data[at:]
-        if at:
+        if at > start:
+            self._tail = data[at:]
             self._theirs.sendall(data[:at])
+        else:
+            self._tail = data
 
-    def _refused(self, status: int, body: bytes) -> None:
-        self._ended = self._ended or self._tell({**told(body), "status": status})
+    def _refused(self, answer: Answer) -> bool:
+        """Nothing will help any more; unless it is the answer of a proxy, or a server that has too much to do."""
+        said = told(answer.body)
+        if answer.status in (429, 502, 503, 504):
+            self._stop.wait(BUSY_PAUSE)
+            return True
+        self._ended = self._ended or self._tell({**said, "status": answer.status})
+        return False
 
-    def _bring_stderr(self, line: Requests) -> None:
-        while not self._stop.is_set():
-            path = f"{self._path}/output?after={self._offset}&wait={WAIT}"
-            answer = line.ask("GET", path, WAIT + PATIENCE)
-            if answer.status not in (200, 204):
-                self._stop.wait()  # the other two hear why
-                return
-            self._offset = int(answer.headers.get("Execgw-Offset", self._offset))
-            if answer.body:
-                self._tell({"stderr": answer.body.decode("utf-8", "replace"), "offset": self._offset})
+    def _bring_stderr(self, line: Requests) -> bool:
+        answer = line.ask("GET", f"{self._path}/output?after={self._offset}&wait={WAIT}", WAIT + PATIENCE)
+        if answer.status not in (200, 204):
+            self._stop.wait()  # the other two hear why
+            return False
+        self._offset = int(answer.headers.get("Execgw-Offset", self._offset))
+        if answer.body:
+            self._tell({"stderr": answer.body.decode("utf-8", "replace"), "offset": self._offset})
+        else:
+            self._stop.wait(BUSY_PAUSE)
+        return True
 
     # -- what goes
 
-    def _carry(self, line: Requests) -> None:
-        waiting = b""
-        while data := self._theirs.recv(MOST_BODY):
-            waiting += data
-            size = _whole(waiting)
-            if size:
-                if not self._post(line, waiting[:size]):
-                    return
-                waiting = waiting[size:]
-
-    def _post(self, line: Requests, body: bytes) -> bool:
-        while not self._stop.is_set():
-            # Frames that were had before are dropped there, so a POST may be said again.
-            answer = line.ask("POST", self._path, PATIENCE, body, {"Content-Type": FRAMES})
-            if answer.status in (200, 202):
-                return True
-            if told(answer.body).get("error") != "busy":
-                self._refused(answer.status, answer.body)
-                return False
-            self._stop.wait(BUSY_PAUSE)
-        return False
+    def _carry(self, line: Requests) -> bool:
+        size = _whole(self._waiting, self._most)
+        if not size:
+            data = self._theirs.recv(MOST_BODY)
+            self._waiting += data
+            return bool(data)
+        # Frames that were had before are dropped there, so a POST may be said again.
+        answer = line.ask("POST", self._path, PATIENCE, self._waiting[:size], {"Content-Type": FRAMES})
+        if answer.status not in (200, 202):
+            return self._refused(answer)
+        self._waiting = self._waiting[size:]
+        self._most = min(self._most * 2, MOST_BODY)
+        return True
 
     # -- the end
 
@@ -154,10 +172,10 @@ class PollLink(SocketTransport):
         self._give_up()
 
 
-def _whole(data: bytes) -> int:
-    """How many bytes at the start of *data* are whole frames."""
+def _whole(data: bytes, most: int) -> int:
+    """How many bytes at the start of *data* are whole frames; about *most*, but one frame at least."""
     at = 0
-    while len(data) - at >= HEADER_SIZE:
+    while len(data) - at >= HEADER_SIZE and at < most:
         size = HEADER_SIZE + HEADER.unpack_from(data, at)[6]
         if len(data) - at < size:
             break

@@ -125,9 +125,7 @@ class Requests:
                 stream(data)
             if answer.length:  # read1 does not tell that the rest is missing
                 raise http.client.IncompleteRead(b"", answer.length)
-            content = b""
-        else:
-            content = answer.read()
+        content = answer.read()  # and only this makes the connection ready for the next one
         return Answer(answer.status, answer.headers, content)  # type: ignore[arg-type]
 
     def _connect(self, seconds: float) -> http.client.HTTPConnection:
