@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -26,6 +27,30 @@ def test_map_spreads_items_over_the_gateways_and_survives_one(nothing_left, tmp_
             assert sorted(ready) == [1, 2, 3, 4, 5]
             again = [value async for value in group.map(die_once, [str(tmp_path / "died")] * 4, retries=1)]
             assert again == ["done"] * 4
+
+    asyncio.run(main())
+
+
+def test_an_item_of_a_gateway_that_dies_when_the_others_are_done_is_run_again_by_them(nothing_left, tmp_path) -> None:
+    def die_late(path):
+        import os
+
+        if path and not os.path.exists(path + "-begun"):
+            open(path + "-begun", "w").close()
+            open(path).close()  # a FIFO: waits until the other side opens it
+            os._exit(3)
+        return "done"
+
+    async def main() -> None:
+        last_word = tmp_path / "die"
+        os.mkfifo(last_word)
+        async with aio.Group(["popen", "popen"]) as group:
+            values = []
+            async for value in group.map(die_late, [str(last_word), ""], ordered=False, retries=1):
+                if not values:
+                    os.close(os.open(last_word, os.O_WRONLY))
+                values.append(value)
+            assert values == ["done", "done"]
 
     asyncio.run(main())
 

@@ -115,3 +115,29 @@ def test_a_task_that_comes_while_another_imports_threading_is_run(popen):
 
     assert second.receive(10) == 1
     first.waitclose(10)
+
+
+def test_what_follows_the_end_of_a_task_has_the_main_thread_though_that_has_not_come_home_yet(popen):
+    first = popen.remote_exec(
+        """
+        import threading
+        peer = channel._peer
+        close, on_task = peer.close, peer.on_task
+        came = threading.Event()
+
+        def close_and_dawdle(*args):
+            close(*args)
+            came.wait(20)
+
+        def note(*args):
+            on_task(*args)
+            came.set()
+
+        peer.close, peer.on_task = close_and_dawdle, note
+        """
+    )
+    first.waitclose(20)
+
+    second = popen.remote_exec("import threading; channel.send(type(threading.current_thread()).__name__)")
+
+    assert second.receive(20) == "_MainThread"

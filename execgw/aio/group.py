@@ -20,6 +20,10 @@ from .session import AioHub, get_loop
 
 T = TypeVar("T")
 
+Job = tuple[
+    list[Any], "asyncio.Future[list[Any]]", int
+]  # a chunk, the future of its values, how often it may be run again
+
 
 class Jobs:
     """The chunks of one map(), and the futures of their values."""
@@ -27,32 +31,53 @@ class Jobs:
     def __init__(self, func: Callable[..., Any], chunks: Iterable[list[Any]], retries: int, workers: int) -> None:
         self.func = func
         loop = asyncio.get_running_loop()
-        self.waiting = collections.deque((chunk, loop.create_future(), retries) for chunk in chunks)
+        self.waiting: collections.deque[Job] = collections.deque(
+            (chunk, loop.create_future(), retries) for chunk in chunks
+        )
         self.futures = [future for _, future, _ in self.waiting]
         self.total = sum(len(chunk) for chunk, _, _ in self.waiting)
         self.workers = workers
+        self.running = 0
+        self.changed = asyncio.Event()
 
     async def work(self, gateway: Gateway) -> None:
-        """Take chunks and run them on one gateway, until there are none or it dies."""
+        """Run chunks on one gateway, until all have been run or it dies."""
         try:
-            while self.waiting:
-                chunk, future, left = self.waiting.popleft()
+            while job := await self._next():
+                self.running += 1
                 try:
-                    future.set_result([await gateway.call(self.func, item) for item in chunk])
-                except ConnectionLost as e:
-                    if left and self.workers > 1:
-                        self.waiting.appendleft((chunk, future, left - 1))
-                    else:
-                        future.set_exception(e)
-                    if self.workers == 1:  # nobody is left to run the rest
-                        for _, waiting, _ in self.waiting:
-                            waiting.set_exception(e)
-                        self.waiting.clear()
-                    return
-                except Exception as e:
-                    future.set_exception(e)
+                    if not await self._run(gateway, *job):
+                        return
+                finally:
+                    self.running -= 1
+                    self.changed.set()
         finally:
             self.workers -= 1
+
+    async def _next(self) -> Job | None:
+        # What runs elsewhere may come back, from a gateway that dies: whoever left before would be missed then.
+        while not self.waiting and self.running:
+            self.changed.clear()
+            await self.changed.wait()
+        return self.waiting.popleft() if self.waiting else None
+
+    async def _run(self, gateway: Gateway, chunk: list[Any], future: asyncio.Future[list[Any]], left: int) -> bool:
+        """Give the chunk its values.  False if the gateway died of it."""
+        try:
+            future.set_result([await gateway.call(self.func, item) for item in chunk])
+        except ConnectionLost as e:
+            if left and self.workers > 1:
+                self.waiting.appendleft((chunk, future, left - 1))
+            else:
+                future.set_exception(e)
+            if self.workers == 1:  # nobody is left to run the rest
+                for _, waiting, _ in self.waiting:
+                    waiting.set_exception(e)
+                self.waiting.clear()
+            return False
+        except Exception as e:
+            future.set_exception(e)
+        return True
 
 
 class Group(NearGroup[Gateway]):

@@ -97,8 +97,9 @@ class AloneServer(Server):
         # type: (Port, int, Any) -> None
         task = Task(self.gateway, port, form, data)
         self._give_main(task)
-        if self.gateway.running:
-            run_later(self._refuse, (task,))  # if the task that runs waits again, and has not just been ended
+        # If by then a task runs, and waits again, not having just been ended.  None need run by now: two that come in
+        # one read are both here before the first begins.
+        run_later(self._refuse, (task,))
 
     def _refuse(self, task):
         # type: (Task) -> None

@@ -86,6 +86,8 @@ class Task(object):
         error = b""
         try:
             self._run(channel, peer.codec)
+            if peer.turn.thrown:  # an interrupt that was for this code; see steer.py
+                peer.turn._throw()
         except (ChannelClosed, GatewayClosed):
             # The other side ended the channel while the code used it: that is how servers on channels end.
             if not self.port.ended:
@@ -94,7 +96,8 @@ class Task(object):
             error = self._error(peer.codec)
         for end in self.gateway.at_end:
             end(channel.id)
-        del running[channel.id]
+        with peer.lock:
+            del running[channel.id]
         channel._executing = False
         try:
             peer.close(self.port, error)

@@ -57,7 +57,8 @@ class WorkerGateway(BaseGateway):
         self.backend = execmodel
         self.at_end = []  # type: List[Callable[[int], None]]  # what is to be sent before a task's channel ends
         self.output = self.log = None  # type: Any  # see output.py, logs.py
-        self.running = {}  # type: Dict[int, int]  # channel number -> thread of its task, 0 if that has not begun
+        # channel number -> thread of its task, 0 if that has not begun; grows and shrinks under the peer's lock
+        self.running = {}  # type: Dict[int, int]
         self._made = {}  # type: Dict[str, Any]
 
     @property
@@ -95,7 +96,6 @@ class Server(object):
         self.peer.on_link_end = self._on_link_end
         self.tasks = deque()  # type: Deque[Task]
         self.main_port = Port(0)  # what the main thread waits on
-        self.main_busy = False
         self.orphaned = False
         self.options = {}  # type: Dict[str, str]
         self.steer = None  # type: Any  # see steer.py
@@ -112,8 +112,7 @@ class Server(object):
     def _on_task(self, port, form, data):
         # type: (Port, int, Any) -> None
         task = Task(self.gateway, port, form, data)
-        if not self.main_busy:
-            self.main_busy = True
+        if not self._main_is_busy():
             self._give_main(task)
         elif self.gateway.backend == "thread":
             self.gateway.running[port.number] = 0
@@ -121,6 +120,11 @@ class Server(object):
         else:
             self._give_main(task)
             self.gateway._callbacks.submit(lambda: self._refuse_late(task))
+
+    def _main_is_busy(self):
+        # type: () -> bool
+        # A task is out of `running` before its end is told: what the near side sends next finds the main thread free.
+        return bool(self.tasks) or self.main in self.gateway.running.values()
 
     def _give_main(self, task):
         # type: (Task) -> None
@@ -219,7 +223,9 @@ class Server(object):
         if not self.owns_process:
             return
         time.sleep(LAST_SECONDS)
-        if self.main_busy:
+        with self.peer.lock:
+            busy = self._main_is_busy()
+        if busy:
             os.kill(os.getpid(), 2)  # SIGINT
         # Whoever sent BYE waits for us, and has a kill ladder; what that ends may be no more than the link.
         while not self.orphaned and self.link.read() != b"":
@@ -320,12 +326,7 @@ class Server(object):
                 return
             task = self.tasks.popleft()
             self.gateway.running[task.port.number] = self.main
-        try:
-            task.run()
-        finally:
-            del task
-            with self.peer.lock:
-                self.main_busy = bool(self.tasks)
+        task.run()
 
 
 def main(shipped, readable, writable):

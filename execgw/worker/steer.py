@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 
-from ..peer.compat import PY2, allocate_lock, clock
+from ..peer.compat import PY2, allocate_lock, clock, get_ident
 from ..peer.callbacks import Callback
 from ..peer.tracebacks import remember
 from ..peer.turn import Turn
@@ -162,7 +162,8 @@ class Steering(object):
                     return INTERRUPTED if signalled or self.trapped else ENDED
                 if (signalled and self.target is None) or (self.trapped and thread not in self.turn.thrown):
                     return INTERRUPTED
-                if not self.trapped and clock() > begun + PATIENCE / 4:
+                # Python 2 looks for signals only now and then: what a signal woke may by then have left user code.
+                if not self.trapped and ((PY2 and is_main) or clock() > begun + PATIENCE / 4):
                     self._set_trap(thread, error)
                 if waits(sys._current_frames().get(thread)):
                     outcome = self._throw(thread, error)
@@ -198,7 +199,9 @@ class Steering(object):
             # type: (Any) -> Any
             def method_or_error(*args):
                 # type: (Any) -> Any
-                self.turn._throw()
+                if get_ident() in self.turn.thrown:
+                    self.target = None  # the signal, if it comes yet, is not to raise it once more
+                    self.turn._throw()
                 return method(*args)
 
             return method_or_error
@@ -257,6 +260,7 @@ class Steering(object):
             self.target = None
         elif in_user_code(frame):
             self.target = None
+            self.turn.thrown.pop(self.server.main, None)  # the trap, see _set_trap
             raise error
         else:
             self.put_off = True

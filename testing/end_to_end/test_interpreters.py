@@ -247,6 +247,20 @@ def test_a_pyodide_refuses_a_second_task_and_takes_it_when_the_first_has_ended(p
     assert third.receive(20) == "now"
 
 
+def test_a_pyodide_refuses_a_second_task_that_comes_in_one_piece_with_the_first(pyodide: Gateway) -> None:
+    peer = pyodide._peer
+    with peer.writing:  # both wait in the queue, as they do behind whoever writes
+        first = pyodide.remote_exec(ECHO)
+        second = pyodide.remote_exec("channel.send('never')")
+    peer.flush()
+
+    with pytest.raises(RemoteError, match="one remote_exec at a time"):
+        second.receive(20)
+    first.send(1)
+    assert first.receive(20) == 1
+    first.close()
+
+
 def test_callbacks_of_a_pyodide_run_while_its_code_waits(pyodide: Gateway) -> None:
     channel = pyodide.remote_exec(
         """

@@ -84,8 +84,10 @@ def test_something_is_said_at_every_second_look_and_not_while_others_speak(clock
     watch = Watch(8.0)
     near, far = pair.near._peer, pair.far._peer
 
-    look(watch, pair, clock, 4)
-    eventually(lambda: far.mux.received_seq == 2)
+    for said in (1, 2):
+        look(watch, pair, clock, 2)
+        # What still waits to be written is not said twice, and the keeper writes when it comes to it.
+        eventually(lambda said=said: far.mux.received_seq == said)
     near.control(f.ACK, 0)
     look(watch, pair, clock)
 
