@@ -209,7 +209,7 @@ class Dispatcher(futures.Executor):
                     return
                 worker = min(free, key=lambda worker: len(worker.calls))
                 call = self._waiting.popleft()
-                if call.left == self._retries and not call.future.set_running_or_notify_cancel():
+                if not call.future.running() and not call.future.set_running_or_notify_cancel():
                     continue
                 try:
                     worker.give(call)

@@ -264,6 +264,30 @@ def test_when_no_worker_is_left_it_is_broken(nothing_left: str) -> None:
             executor.submit(square, 1)
 
 
+def test_a_call_for_a_worker_whose_death_is_yet_to_be_told_goes_to_another(group: Group, tmp_path) -> None:
+    def wait_for(path):
+        open(path).close()  # a FIFO: waits until the other side opens it
+
+    os.mkfifo(tmp_path / "go")
+    first, _ = group.makegateways(["popen"] * 2)
+    pid = first.remote_exec("import os; channel.send(os.getpid())").receive()
+    told: futures.Future[futures.Future[int]] = futures.Future()
+
+    def kill_and_submit(_: object) -> None:  # in the thread that is to tell the executor of the death
+        try:
+            os.kill(pid, 9)
+            assert first.join(20)
+            told.set_result(executor.submit(square, 3))
+        except BaseException as e:
+            told.set_exception(e)
+
+    with Executor(group) as executor:
+        executor.submit(wait_for, str(tmp_path / "go")).add_done_callback(kill_and_submit)
+        os.close(os.open(tmp_path / "go", os.O_WRONLY))
+
+        assert told.result(20).result(20) == 9
+
+
 def test_a_call_whose_worker_died_runs_again_if_that_is_allowed(nothing_left: str, tmp_path) -> None:
     with Executor(2, retries=1) as executor:
         assert executor.submit(die_once, str(tmp_path / "died")).result(20) == "done"
