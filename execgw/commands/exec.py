@@ -19,7 +19,7 @@ from ..errors import RemoteError
 from ..gateway import Gateway
 from ..group import Group
 from ..venv import scripts
-from . import new_parser
+from . import _colour, new_parser
 from ._starting import expand, hops, start
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ another one goes through (via=) only leads there; --all runs the script on it, t
 
 The script runs as `python SCRIPT ARG...` would: __name__ is "__main__" and sys.argv is
 [SCRIPT, ARG...], but the file is not there, and so __file__ is not set.  What it prints comes here at
-once, line by line.  It may use `channel`: text that it sends is printed as a line, bytes as they are,
-and anything else as its repr().
+once, line by line, and so does what the programs print that it starts.  It may use `channel`: text
+that it sends is printed as a line, bytes as they are, and anything else as its repr().
 
 If it has a `# /// script` block (PEP 723), it runs in a cached environment there, with what that
 asks for; how this is made is shown on stderr.
@@ -61,7 +61,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--prefix",
         action=argparse.BooleanOptionalAction,
-        help="write [id of the gateway] before each line; without this only if there are several",
+        help="write [id of the gateway] before each line, in colour on a terminal; without this only if there are "
+        "several",
     )
     parser.add_argument("--all", action="store_true", help="run on gateways that others go through, too")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="SPEC... SCRIPT ARG...", help=argparse.SUPPRESS)
@@ -143,6 +144,7 @@ class _Runs:
         self.interrupted = False
         self.mark = uuid.uuid4().hex
         self._lock = threading.Lock()
+        self._prefixes: dict[tuple[str, int], bytes] = {}
         self._parts: dict[tuple[str, int], bytes] = {}  # the start of a line that is not yet complete
         self._codes: list[int] = []
         self._ended: set[str] = set()
@@ -153,6 +155,9 @@ class _Runs:
     def begin(self, gateway: Gateway, shown: str, name: str, source: bytes, args: list[str]) -> None:
         """Run the script there; what it says is shown as that of *shown*."""
         options = {"mark": self.mark, "source": source, "filename": name, "args": args}
+        if self.prefix:
+            for stream, file in ((1, sys.stdout), (2, sys.stderr)):
+                self._prefixes[shown, stream] = _colour.prefix(shown, self._left, file)
         self._left += 1
         code = 1  # until it says otherwise
         seen = {1: 0, 2: 0}  # bytes of stdout and stderr
@@ -224,7 +229,7 @@ class _Runs:
             whole, newline, rest = (self._parts.get((gateway, number), b"") + data).rpartition(b"\n")
             self._parts[gateway, number] = rest
             lines = [line + b"\n" for line in whole.split(b"\n")] if newline else []
-            before = f"[{gateway}] ".encode() if self.prefix else b""
+            before = self._prefixes.get((gateway, number), b"")
             data = b"".join([before + line for line in lines])
         if not data:
             return

@@ -59,6 +59,7 @@ class WorkerGateway(BaseGateway):
         self.output = self.log = None  # type: Any  # see output.py, logs.py
         # channel number -> thread of its task, 0 if that has not begun; grows and shrinks under the peer's lock
         self.running = {}  # type: Dict[int, int]
+        self.owns_process = True
         self._made = {}  # type: Dict[str, Any]
 
     @property
@@ -83,6 +84,7 @@ class Server(object):
         self.owns_process = owns_process  # False: a worker in a thread, for tests; it must not end the process
         self.main = get_ident()
         self.gateway = WorkerGateway("worker", "thread")
+        self.gateway.owns_process = owns_process
         codec = Codec(PROTOCOL, True, Channel, None, self.gateway._channel_for)
         self.keeper = Keeper()
         self.peer = Peer(link, self.keeper, Mux(first=2), codec)
