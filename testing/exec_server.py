@@ -1,19 +1,18 @@
-"""A real exec-server process for tests, and clients of it.  Also a program: python exec_server.py POLICY."""
+"""A real exec-server process for tests, and clients of it."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from execgw.http.access import SCOPES, hash_of
+
 TOKENS = {name: f"execgw-test-token-of-{name}-0123456789abcdef" for name in ("joe", "ann", "boss")}
-VARIABLE = "EXECGW_TEST_TOKENS"
 
 
 class ExecServer:
@@ -30,14 +29,18 @@ class ExecServer:
         self._clients: list[httpx.Client] = []
 
     def __enter__(self) -> ExecServer:
-        words = [sys.executable, __file__, str(self._file)] if self._file.stat().st_size else [sys.executable, __file__]
+        tokens = self._folder / "tokens"
+        _write_tokens(tokens)
+        words = [sys.executable, "-m", "execgw", "serve", "--listen", "127.0.0.1:0", "--token-file", str(tokens)]
+        if self._file.stat().st_size:
+            words += ["--policy", str(self._file)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, self.log.read_text()
-        self.address = line.strip()
-        self.url = f"http://{self.address}"
+        assert line.startswith("execgw serves at "), self.log.read_text()
+        self.url = line.split()[-1]
+        self.address = self.url.partition("://")[2]
         return self
 
     def client(self, name: str | None = "joe") -> httpx.Client:
@@ -64,41 +67,10 @@ class ExecServer:
         self.process.stdout.close()
 
 
-def serve() -> None:
-    """Serve on any port of 127.0.0.1, and print the address."""
-    import tempfile
-
-    import uvicorn
-
-    from execgw.http.access import Access, TokenFile
-    from execgw.http.app import make_app
-    from execgw.http.policy import Policy, read_policy
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = TokenFile(Path(folder) / "tokens")
-        access = Access(file)
-        _write_tokens(file)
-        app = make_app(access, read_policy(sys.argv[1]) if len(sys.argv) > 1 else Policy())
-        sock = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-        server = uvicorn.Server(config)
-        print(f"127.0.0.1:{sock.getsockname()[1]}", flush=True)
-        asyncio.run(server.serve([sock]))
-
-
-def _write_tokens(file: Any) -> None:
-    import json
-
-    from execgw.http.access import SCOPES, hash_of
-
+def _write_tokens(path: Path) -> None:
     tokens = [
         {"name": name, "hash": hash_of(text), "scopes": [*SCOPES[: 3 if name == "boss" else 2]], "made": 0}
         for name, text in TOKENS.items()
     ]
-    fd = os.open(file.path, os.O_WRONLY | os.O_CREAT, 0o600)
-    os.write(fd, json.dumps({"tokens": tokens}).encode())
-    os.close(fd)
-
-
-if __name__ == "__main__":
-    serve()
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        json.dump({"tokens": tokens}, file)

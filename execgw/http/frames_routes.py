@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .app import Server
     from .carrying import Carrying
     from .processes import Table
+    from .straight import Straight
 
 POST_WAIT = 10.0  # seconds that a POST waits for a worker that does not read
 AT_A_TIME = 256 * 1024  # bytes of one WebSocket message; more only if it is one frame
@@ -165,13 +166,14 @@ class FramesSocket:
         self._process = process
         self._server = server
         self._caller = caller
-        self._send = socket.send
+        self._straight: Straight | None = socket.scope.get("extensions", {}).get("execgw.straight")
+        self._send: Any = socket.send if self._straight is None else self._straight.send
         self._sending = False
         self._closed = False
         self._close_with: tuple[int, str] | None = None
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None  # that finishes what could not be sent at once
-        self._main: asyncio.Task[Any] | None = None
+        self._holding: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
         """From the handshake to the end.  Raises Denied before it."""
@@ -181,7 +183,6 @@ class FramesSocket:
             raise process.nothing_more
         had = process.take_link(self, after)
         process.followers += 1
-        self._main = asyncio.current_task()
         self._sending = True  # not before the handshake
         timer = self._loop.call_later(CHECK_SECONDS, self._check)
         try:
@@ -197,27 +198,42 @@ class FramesSocket:
             process.followers -= 1
             process.drop_link(self)
             timer.cancel()
-            if self._task is not None:
-                self._task.cancel()
+            for task in (self._task, self._holding):
+                if task is not None:
+                    task.cancel()
 
     async def _receive(self) -> None:
         process, receive = self._process, self._socket.receive
         while True:
+            if self._straight is not None:
+                self._straight.take(self._take)
             message = await receive()
             data = message.get("bytes")
             if data:
-                if process.link is not self:
-                    return
-                try:
-                    process.from_client(data)
-                except Refusal as e:
-                    self._end(4000 + e.status, e.why)
+                self._take(data)
                 if process.clogged:
                     await process.unclogged()
             elif message["type"] != "websocket.receive":
                 return
             elif data is None:
                 self._end(4400, "frames come as binary messages")
+
+    def _take(self, data: bytes) -> None:
+        process = self._process
+        if process.link is not self:
+            return
+        try:
+            process.from_client(data)
+        except Refusal as e:
+            self._end(4000 + e.status, e.why)
+        if self._straight is not None and process.clogged:
+            self._straight.hold()
+            self._holding = self._loop.create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        await self._process.unclogged()
+        if self._straight is not None:
+            self._straight.go_on()
 
     # -- to the client
 

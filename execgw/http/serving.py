@@ -29,6 +29,7 @@ from ..transports.address import Address
 from .door import IDLE_SECONDS, door
 from .limits import ServerLimits
 from .owners import watch_owners
+from .straight import Straight
 
 BACKLOG = 2048
 CLOSE_SECONDS = 2  # that answers under way may take once all processes have ended
@@ -166,7 +167,7 @@ def make_server(app: Any, listening: Listening, limits: ServerLimits, ready: Cal
         uvicorn.Config(
             app,
             http=door(limits),
-            ws="websockets-sansio",
+            ws=Straight,
             ws_max_size=LONGEST_MESSAGE,
             ws_ping_interval=PING_SECONDS,
             ws_ping_timeout=PING_SECONDS,
