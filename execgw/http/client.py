@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._loop import Loop
 
 TAIL = 4096  # characters of stderr that are kept
-REFUSED_SECONDS = 0.5  # for which nobody listens there: a server that has ended, and its processes with it
+REFUSED_SECONDS = 0.25  # for which nobody listens there: a server that has ended, and its processes with it
 END_SECONDS = 5.0  # for the answer to DELETE
 SHORT_LINKS = 3  # WebSockets that broke before anything came: something between does not carry them
 _WRONG = (OSError, http.client.HTTPException)
@@ -52,6 +52,7 @@ class Wish:
     spec: str | None
     websocket: bool | None  # None: if the server offers one
     grace: float
+    patient: bool  # waits all of it, though nobody listens there: a proxy may be started anew
     keepalive: float
 
 
@@ -135,7 +136,7 @@ class HttpConnector:
         except ConnectionRefusedError as e:
             now = clock()
             self._refused_since = self._refused_since or now
-            if now - self._refused_since >= REFUSED_SECONDS:
+            if not self.wish.patient and now - self._refused_since >= REFUSED_SECONDS:
                 raise Final(Ended(why=f"the server has gone: {self.server.authority}: {e.strerror}")) from e
             raise
         self._refused_since = None
@@ -207,7 +208,7 @@ class HttpConnector:
         if status == 410:
             return self._ended_by(said)
         why = printable(str(said.get("why", ""))[:LONGEST_WHY])
-        return Ended(why=f"{_LAST[status]}{f' ({why})' if why else ''}")
+        return Ended(why=f"{_LAST[status]}{f' ({why})' if why and why not in _LAST[status] else ''}")
 
     def _ended_by(self, said: dict[str, Any]) -> Ended:
         """How the worker ended, as the server tells it."""
@@ -216,7 +217,7 @@ class HttpConnector:
             number = getattr(signal, str(said.get("signal")), None)
             code = -number if isinstance(number, signal.Signals) else None
         why = text_of(said, "why")
-        if why.startswith(_PLAIN) or "asked for it" in why:
+        if why.startswith(_PLAIN):
             why = ""
         self._ended = Ended(code, (str(said.get("stderr") or "") or self.tail)[-TAIL:], why)
         return self._ended

@@ -55,6 +55,7 @@ class HttpKind:
             spec=str(spec.spec) if spec.spec else None,
             websocket=WEBSOCKET[spec.websocket],
             grace=_grace(spec.resume, text),
+            patient=spec.resume is not None,
             keepalive=KEEPALIVE if launch.keepalive is None else launch.keepalive,
         )
         return HttpTransport(server, wish, launch.loop, max(seconds - MARGIN, seconds / 2))

@@ -36,6 +36,7 @@ class Proxy:
         self.websocket = websocket
         self.context = context
         self.cuts = 0
+        self.budget = NO_LIMIT  # bytes that are carried in all, until everything is cut once
         self.carried = 0  # bytes
         self.accepted = 0
         self._open: set[socket.socket] = set()
@@ -110,13 +111,22 @@ class Proxy:
                 if not self.websocket and sock is near and b"\r\nupgrade: websocket" in data.lower():
                     near.sendall(REFUSAL)
                     return
-                piece = data[:left]
+                piece = data[: self._allowed(min(len(data), left))]
                 (far if sock is near else near).sendall(piece)
-                self.carried += len(piece)
                 left -= len(piece)
-                if left <= 0:
+                if left <= 0 or len(piece) < len(data) or self.budget <= 0:
                     self.cuts += 1
+                    if self.budget <= 0:
+                        self.budget = NO_LIMIT
+                        self.cut_all()
                     return
+
+    def _allowed(self, size: int) -> int:
+        with self._lock:
+            size = min(size, self.budget)
+            self.budget -= size
+            self.carried += size
+            return size
 
     def _drop(self, sock: socket.socket) -> None:
         """A cut is no orderly end: what is on its way is lost."""
