@@ -203,7 +203,7 @@ def test_a_revoked_token_is_refused_at_once_and_its_processes_end(tmp_path: Path
 
 def test_an_expired_token_is_refused_and_its_processes_end(tmp_path: Path) -> None:
     with ExecServer(tmp_path) as server:
-        joe = execgw("token", "--token-file", server.tokens, "new", "joe", "--expires", "5").stdout.strip()
+        joe = execgw("token", "--token-file", server.tokens, "new", "joe", "--expires", "3").stdout.strip()
         his = server.popen(joe)
 
         ended = server.ask("GET", f"/exec/{his}?wait=30")

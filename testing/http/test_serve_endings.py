@@ -65,7 +65,7 @@ def test_sigint_is_the_same(tmp_path: Path) -> None:
 
 
 def test_while_it_drains_nothing_new_is_started_and_it_says_so(tmp_path: Path) -> None:
-    with ExecServer(tmp_path, policy="[server]\ndrain = 6\n[specs.python]\n") as server:
+    with ExecServer(tmp_path, policy="[server]\ndrain = 4\n[specs.python]\n") as server:
         pid = server.run(STUBBORN)
         assert server.ask("GET", f"/exec/{pid}?wait=30").json == "ready"
 
