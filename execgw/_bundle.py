@@ -272,6 +272,31 @@ def for_factory(life: str, forks: str, same: bool) -> tuple[str, bytes]:
     return head + tail, data + text
 
 
+@functools.cache
+def for_keeper() -> tuple[str, bytes]:
+    """(program for `python -c`, bytes for its stdin) of worker/tasks/keep.py, which reads its request behind that."""
+    modules = ("wire.errors", "wire.compat", "wire.frames", "wire.kept")
+    sources = {f"_execgw.{name}": strip((HERE / f"{name.replace('.', '/')}.py").read_text("utf-8")) for name in modules}
+    sources.update({f"_execgw.worker.{name}": strip(task(name)[0]) for name in ("keep", "keep_front")})
+    boot = strip((HERE / "worker" / "boot.py").read_text("utf-8"))
+    data = zlib.compress("\0".join([boot, *(text for item in sources.items() for text in item)]).encode("ascii"), 9)
+    check = (
+        " if sys.version_info<(3,6)or not hasattr(os,'fork')or sys.platform=='emscripten':"
+        "x('execgw: resume= needs a CPython or PyPy from 3.6 on, on a POSIX system, and this is '"
+        "+sys.version.split()[0]+' on '+sys.platform)\n"
+        f" if os.isatty(0):x('{A_TERMINAL}')\n"
+    )
+    load = f"import zlib\n try:d=zlib.decompress(d)\n except zlib.error:x('{CHANGED}')\n {LOAD_TEXT}"
+    head, _, _ = _stage0(len(data), load, check).rpartition("_[1]['boot'](")
+    tail = (
+        "_[1]['sys'].meta_path.insert(0,_[1]['Shipped'](_[2],_[3]))\n"
+        "for p in'_execgw','_execgw.wire','_execgw.worker':_[1]['sys'].meta_path[0].add(p)\n"
+        "from _execgw.worker.keep import main\n"
+        "main()\n"
+    )
+    return head + tail, data
+
+
 # Reads one line from descriptor 0, byte by byte, for what follows is the next program's; then starts that one in the
 # surroundings that the line names.  An environment is in force only for an interpreter that starts in it
 # (PYTHONHASHSEED), and it may hold secrets, so it must not be in any argv.  Where nothing can be executed (Jython)

@@ -135,7 +135,7 @@ class NearGateway(BaseGateway):
         self.stderr: Lines | None = None
         codec = session.codec
         codec.channel_type = NearChannel  # of either face: one of another gateway is refused by that name
-        codec.number_of = number_of(session)
+        codec.number_of = session.transport.telling(number_of(session))
         codec.channel_for = self._channel_for
         if session.transport.remoteaddress is not None:
             self.remoteaddress = session.transport.remoteaddress

@@ -19,6 +19,7 @@ from .errors import SpecError, StartError
 from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .spec import XSpec
+from .transports import front
 from .transports.base import Launch, Transport
 
 Start = Callable[[Launch, Session | None], Transport]
@@ -75,7 +76,11 @@ class Hub:
         chosen = self.check(spec)
         kind = transports.kind(chosen)
         factory, via = self._factory(spec, chosen)
-        return await self.begin_with(spec, execmodel, via, kind.start, getattr(kind, "quick", False), factory)
+        grace = None if "resume" in kind.keys else _seconds(spec, "resume", None)
+        start = kind.start
+        if grace is not None:
+            start = functools.partial(front.start, kind, grace=grace)
+        return await self.begin_with(spec, execmodel, via, start, getattr(kind, "quick", False), factory)
 
     async def begin_with(
         self,
@@ -179,7 +184,7 @@ class Hub:
         """(the factory on this host that is to start the worker, the gateway that it is reached through)."""
         via, name = self._other(spec, "via"), _text(spec, "factory")
         plain = chosen == "popen" and via is None and not (spec.python or spec.nice or spec.dont_write_bytecode)
-        if self.factory is not None and (name == self.factory.name or (not name and plain)):
+        if self.factory is not None and (name == self.factory.name or (not name and plain and not spec.resume)):
             if not plain:
                 raise SpecError(f"{str(spec)!r}: a factory has one interpreter: no python=, nice= or via= with it")
             return self.factory, None

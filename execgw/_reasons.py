@@ -89,7 +89,9 @@ def obituary(session: Session, ended: Ended | None) -> ExecgwError:
         return ClosedHere(text) if isinstance(hop.lost, ClosedHere) else ConnectionLost(text)
     if isinstance(session.broken, Silence):  # the exit code is that of our own kill
         return ConnectionLost(f"gateway {session.id!r}: connection lost: {session.broken}{_said(stderr, b'')}")
-    how = f"{ended.why}; {_exit(code)}" if ended and ended.why else _exit(code)
+    how = _exit(code)
+    if ended and ended.why:
+        how = ended.why if session.transport.resumes and code is None else f"{ended.why}; {how}"
     if isinstance(session.broken, RemoteProtocolError):  # the exit code may be that of our own kill
         how = f"the worker broke the rules of the protocol: {session.broken}; {how}"
     lost = ConnectionLost(f"gateway {session.id!r}: connection lost ({how}){_said(stderr, b'')}")

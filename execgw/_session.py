@@ -26,8 +26,7 @@ from .peer.faults import again
 from .peer.peer import Peer
 from .wire import frames as f
 from .wire.codec import Codec
-from .wire.guarded import GuardedMux
-from .wire.mux import Mux, Port
+from .wire.mux import Port
 
 if TYPE_CHECKING:
     from ._loop import Loop
@@ -57,8 +56,7 @@ class Session(Peer):
         self.transport = transport
         self.loop = transport.loop = loop
         self.via = via
-        mux = Mux(1) if transport.trusted else GuardedMux(1)
-        super().__init__(transport, loop, mux, Codec(trusted=transport.trusted), via)
+        super().__init__(transport, loop, transport.mux(), Codec(trusted=transport.trusted), via)
         self.mux.window = transport.window
         self.on_heard = self._on_heard
         self.on_task = lambda port, form, data: self._refuse(port, "code to run here")

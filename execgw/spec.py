@@ -23,6 +23,7 @@ COMMON_KEYS = (
     "preload",
     "limit",
     "import",
+    "resume",
 )
 
 _URL_HEAD = re.compile(r"^[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")

@@ -15,8 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .. import _bundle
 from .._loop import get_loop
 from ..errors import ExecgwError, StartError
+from ..wire.guarded import GuardedMux
+from ..wire.mux import Mux
 
 if TYPE_CHECKING:
     from .._loop import Loop
@@ -66,11 +69,18 @@ class Launch:
     factory: AnyFactory | None = None  # the fork server that is to start it
     offers: Offers | None = None  # what the worker may import from here
     other: Callable[[str], Session | None] | None = None  # the gateway of the group that a key of the spec names
+    front: bool = False  # start what leads to the keeper of a resumable session, in place of a worker
     loop: Loop = field(default_factory=get_loop, compare=False)
 
     def bare(self) -> Launch:
         """The same without surroundings: they are not meant for the program that reaches the interpreter."""
         return replace(self, chdir=None, nice=None, env={})
+
+    def bundle(self, write_fd: int, flavour: str = "", same: bool = False) -> tuple[str, bytes]:
+        """(program for `python -c`, bytes for its stdin); *same* for the interpreter that runs here."""
+        if self.front:
+            return _bundle.for_keeper()
+        return _bundle.for_same() if same else _bundle.for_other(write_fd, flavour)
 
 
 class Transport:
@@ -86,6 +96,8 @@ class Transport:
     keepalive seconds without a sign of life after which the worker takes us for gone; 0: it would hear of our end
     watches   it finds out by itself that the way is cut; the worker's end of file is the end of whoever keeps it for us
     hears_of_death  it tells the end of a worker that was cut off; else one that is silent for keepalive counts as gone
+    out       the descriptor on which what was started writes
+    resumes   the session outlives the link: see resume.py
     loop      what serves its descriptors and timers, and nothing else may: launch.loop; its session sets it, too
     show      gets what the worker writes to stderr, in any thread; None: it goes to our own
     """
@@ -99,6 +111,8 @@ class Transport:
     hears_of_death = True
     applied = False
     group = 0
+    out = 1
+    resumes = False
     program = ""
     explain: Callable[[Ended], Explanation | None] | None = None
     remoteaddress: str | None = None
@@ -107,6 +121,14 @@ class Transport:
     def bootstrap(self) -> bytes:
         """The bytes that turn what was started into a worker."""
         return b""
+
+    def mux(self) -> Mux:
+        """What keeps the channels of its session."""
+        return Mux(1) if self.trusted else GuardedMux(1)
+
+    def telling(self, number: Callable[[Any], int]) -> Callable[[Any], int]:
+        """number(channel) of a channel that is about to be sent, with whatever must be said before."""
+        return number
 
     # -- bytes; what peer/peer.py calls a link
 

@@ -52,7 +52,7 @@ def start(
     flavour = _bundle.flavour_of(interpreter(launch))
     if flavour == "pyodide" and launch.keepalive:
         raise SpecError(f"{str(launch.spec)!r}: keepalive: a Pyodide has no thread that could answer while code runs")
-    program, boot = _bundle.for_other(1, flavour)
+    program, boot = launch.bundle(1, flavour)
     program, head = _bundle.in_surroundings(before + program, launch.env, launch.chdir, launch.nice, flavour)
     words = argv(program)
     transport: Transport

@@ -162,6 +162,7 @@ class ProcessTransport(StderrTransport):
         err, their_err = os.pipe()
         self.trusted = trusted
         self.program = shlex.join(argv[:-1]) + " ..."
+        self.out = int(stdout)
         self._boot = boot
         self._pidfd = -1
         try:
@@ -304,7 +305,7 @@ class PopenKind:
             return relayed
         flavour = _bundle.flavour_of([word or "" for word in words])
         stdout = flavour == "pyodide"  # which cannot write to descriptor 0
-        program, boot = _bundle.for_same() if words[0] is None else _bundle.for_other(int(stdout), flavour)
+        program, boot = launch.bundle(int(stdout), flavour, same=words[0] is None)
         argv = [word or sys.executable for word in words]
         transport = ProcessTransport(launch, [*argv, "-c", program], boot, trusted=True, stdout=stdout)
         transport.hears_of_death = not launch.keepalive  # of a frozen one it does not; who asks wants to know that

@@ -154,6 +154,10 @@ class Ring:
             self._next += 1
         self._at = size
 
+    def is_between(self) -> bool:
+        """Whether the link has taken whole frames only, so that something else may go now."""
+        return self._at == 0 and not self._hello_at
+
     def trim(self, ack: int) -> None:
         """Forget what the other side has said that it has."""
         frames = self._frames

@@ -231,14 +231,27 @@ class TcpTransport(SocketTransport):
         except OSError as e:
             raise guard.ended() from e
 
-    def _hand_over(self, sock: socket.socket, guard: Guard, rest: bytes) -> None:
-        session, loop = self.session, self.loop
+    def connect_now(self) -> bytes:
+        """Connect in this thread, before there is a session; returns what the worker has said already."""
+        try:
+            sock, guard, rest = self._shake(self._connect())
+        except BaseException:
+            with self._changing:
+                trying, self._trying = self._trying, None
+            if trying is not None:
+                trying.close()
+            raise
+        self._arrive(sock, guard)
+        return rest
+
+    def _arrive(self, sock: socket.socket, guard: Guard) -> bool:
+        """This is the connection; false if it was closed meanwhile."""
         sock.setblocking(False)
         with self._changing:
             self._trying = None
             if self._closed:
                 sock.close()
-                return
+                return False
             _shared_sockets.discard(self.sock)
             _shared_sockets.add(sock)
             self._use(sock, guard)
@@ -246,6 +259,12 @@ class TcpTransport(SocketTransport):
             self.remoteaddress = str(self.plan.address)
             self._fd = sock.fileno()
         self._arrived.set()
+        return True
+
+    def _hand_over(self, sock: socket.socket, guard: Guard, rest: bytes) -> None:
+        session, loop = self.session, self.loop
+        if not self._arrive(sock, guard):
+            return
         with session.lock:
             if rest:
                 session.take_in(rest)
@@ -312,7 +331,7 @@ class SocketKind:
 
     def start(self, launch: Launch, via: Session | None) -> Transport:
         spec = launch.spec
-        program, boot = _bundle.for_other(1, _bundle.flavour_of(interpreter(launch)))
+        program, boot = launch.bundle(1, _bundle.flavour_of(interpreter(launch)))
         if spec.installvia:
             return self._install(launch, via, program, boot)
         from .sealed import RelaySocketTransport, TlsTransport

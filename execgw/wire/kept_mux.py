@@ -24,17 +24,18 @@ class KeptReader(CheckedReader):
 
     last_kind = f.OVER
 
-    def __init__(self):
-        # type: () -> None
-        CheckedReader.__init__(self)
+    def __init__(self, max_frame=f.MAX_FRAME):
+        # type: (int) -> None
+        CheckedReader.__init__(self, max_frame)
         self.over = None  # type: Optional[Dict[str, str]]
 
     def feed(self, data):
         # type: (bytes) -> List[Tuple[int, int, int, int, int, int, Any]]
         frames = CheckedReader.feed(self, data)
-        if frames and frames[-1][0] > f.LAST_KIND:  # it is the last frame of a link
-            payload = frames.pop()[6]
-            self.over = f.unpack_pairs(bytes(payload))
+        for at, frame in enumerate(frames):
+            if frame[0] > f.LAST_KIND:
+                self.over = f.unpack_pairs(bytes(frame[6]))
+                return frames[:at]  # what comes behind it counts no more
         return frames
 
     def clear(self):
@@ -57,6 +58,12 @@ class KeptMux(GuardedMux):
         self.untold = {}  # type: Dict[int, int]
         self._counts = {}  # type: Dict[int, int]  # values and ends taken of each channel that the keeper keeps
         self._ends = {}  # type: Dict[int, int]  # that have come, and that nobody has seen
+
+    @property
+    def over(self):
+        # type: () -> Optional[Dict[str, str]]
+        """What the keeper has said of the end."""
+        return self.reader.over if isinstance(self.reader, KeptReader) else None
 
     def restore(self, state):
         # type: (Dict[str, Any]) -> None

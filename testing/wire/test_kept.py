@@ -429,6 +429,6 @@ def test_over_is_heard_by_the_near_side_and_no_part_of_the_session(near: KeptMux
     near.received_seq = 2**31 + 5
     over = f.HEADER.pack(f.OVER, 0, 0, 0, 0, 0, len(HELLO)) + HELLO
 
-    assert near.feed(over) == []
+    assert near.feed(over + f.HEADER.pack(f.ACK, 0, 0, 0, 0, 0, 0)) == []
 
-    assert near.reader.over == {"version": "1", "pid": "7"}
+    assert near.over == {"version": "1", "pid": "7"}

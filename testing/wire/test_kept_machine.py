@@ -20,6 +20,7 @@ from execgw.wire.kept_mux import KeptMux
 from execgw.wire.mux import FRAME_COST, Mux, Port
 
 WINDOW = 2000
+NEVER = 1 << 40
 
 
 def _closed() -> Port:
@@ -194,7 +195,7 @@ class SessionWithCuts(RuleBasedStateMachine):
         payload = self.near.mux.take_untold()
         if payload:
             self.near.write(f.TAKEN, 0, payload)
-            self.near.told.append((self.near.mux.seq, dict(self.at)))
+            self.near.told.append((self.near.mux.seq, {**self.at, **self.lowest}))
 
     @rule(size=st.integers(1, 3000))
     def move_up(self, size: int) -> None:
@@ -236,6 +237,9 @@ class SessionWithCuts(RuleBasedStateMachine):
             self.by_near[number] = [(seq, value) for seq, value in sent if seq <= had]
             self.lowest[number] = min(told.get(number, 0), self.at[number])
         self.near_closed = {number: seq for number, seq in self.near_closed.items() if seq <= had}
+        for number, seq in self.opened.items():
+            if seq > had:
+                self.opened[number] = NEVER  # nobody has heard of it
         state = self.kept.adopt()
         self.near = NearSide()
         self.near.mux.restore(state)
