@@ -18,10 +18,16 @@ def gw(request, group, exec_server):
     return group.makegateway(exec_server.spec(f"websocket={request.param}"))
 
 
-def live(server) -> int:
-    """How many processes the server has for joe."""
-    with server.client() as client:
-        return len([p for p in client.get("/exec").json()["processes"] if p["state"] != "ended"])
+@pytest.fixture
+def live(exec_server):
+    """live() is how many processes the server has, beside those that other tests have left to their grace."""
+
+    def running():
+        with exec_server.client() as client:
+            return {p["pid"] for p in client.get("/exec").json()["processes"] if p["state"] != "ended"}
+
+    before = running()
+    return lambda: len(running() - before)
 
 
 def test_the_session_that_it_was_made_for(group, exec_server):
@@ -118,29 +124,29 @@ def test_a_gateway_can_be_the_way_to_another(group, exec_server):
     assert behind.call(os.getppid) == group["far"].call(os.getpid)
 
 
-def test_the_server_has_no_process_left_when_the_group_has_ended(group, exec_server):
+def test_the_server_has_no_process_left_when_the_group_has_ended(live, group, exec_server):
     group.makegateways([exec_server.spec(), exec_server.spec("websocket=no")])
-    assert live(exec_server) == 2
+    assert live() == 2
 
     how = group.terminate(timeout=5)
 
     assert set(how.values()) == {"asked"}
-    assert live(exec_server) == 0
+    assert live() == 0
 
 
-def test_a_worker_that_does_not_end_is_killed(gw, group, exec_server):
+def test_a_worker_that_does_not_end_is_killed(live, gw, group):
     gw.remote_exec("import signal, time\nsignal.signal(2, signal.SIG_IGN)\nwhile True: time.sleep(1)")
 
     how = group.terminate(timeout=0.2)
 
     assert how[gw.id] in ("terminated", "killed")
-    assert live(exec_server) == 0
+    assert live() == 0
 
 
-def test_a_single_exit_ends_the_process(gw, eventually, exec_server):
+def test_a_single_exit_ends_the_process(live, gw, eventually):
     gw.exit()
 
-    eventually(lambda: live(exec_server) == 0)
+    eventually(lambda: live() == 0)
 
 
 @pytest.mark.parametrize("websocket", ["yes", "no"])
