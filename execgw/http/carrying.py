@@ -55,7 +55,7 @@ class Carrying(Process):
     def __init__(self, owner: str, start: Start, place: Place, grace: float) -> None:
         super().__init__(owner, start, place)
         self.grace = min(grace, self.limits.grace)
-        self.kept = Kept()
+        self.kept = Kept(adoptable=False)
         self.link: Link | None = None
         self.shown = 0  # bytes of stderr that a link was told
         self.broke = ""  # which rule of the protocol was broken, by whom

@@ -160,8 +160,9 @@ class Numbers(object):
 class Kept(object):
     """See the file's head.  Not for two threads at a time."""
 
-    def __init__(self, window=1 << 20, most_unseen=MOST_UNSEEN):
-        # type: (int, int) -> None
+    def __init__(self, window=1 << 20, most_unseen=MOST_UNSEEN, adoptable=True):
+        # type: (int, int, bool) -> None
+        self.adoptable = adoptable  # False: the near side never says TAKEN, and what it has seen is forgotten
         self.window = window  # until the near side's HELLO says another
         self.most_unseen = most_unseen
         self.greeting = []  # type: List[Entry]  # the worker's start marker, and its HELLO
@@ -233,7 +234,10 @@ class Kept(object):
         line = self._line(number)
         if line is None:
             return
-        if kind == f.CREDIT:
+        if not self.adoptable:
+            if kind == f.CLOSE:
+                del self.lines[number]
+        elif kind == f.CREDIT:
             line.allowed += f.unpack_credit(entry.data[HEADER_SIZE:])
         elif kind == f.DATA:
             if line.ended:
