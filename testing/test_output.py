@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import find_python
+from conftest import find_python, wait_for
 
-from execgw import Gateway, Group, TimeoutError
+from execgw import ConnectionLost, Gateway, Group, TimeoutError
 
 EVERY_WAY = """
 import os, subprocess, sys
@@ -147,3 +147,47 @@ def test_a_worker_that_dies_ends_the_lines(popen: Gateway) -> None:
     channel.send(None)
 
     assert list(channel.stdout) == []
+
+
+LAST_WORDS = """
+import os, subprocess
+subprocess.call(["sh", "-c", "seq 20000; echo by another"])
+os.write(1, b"last words")
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("kind", ["popen", "2.7.18", "3.6.15", "3.13.0", "pypy3"])
+def test_what_was_written_before_the_code_ends_its_process_is_not_lost(group: Group, kind: str) -> None:
+    gw = group.makegateway("popen" if kind == "popen" else f"popen//python={find_python(kind)}")
+    lines: list[str] = []
+
+    channel = gw.remote_exec(LAST_WORDS, stdout=lines.append)
+
+    with pytest.raises(ConnectionLost, match="exit code 3"):
+        channel.waitclose(20)
+    wait_for(lambda: "last words" in lines, "the last line")
+    assert len(lines) == 20_002
+
+
+def test_the_end_of_a_process_is_not_held_up_by_a_near_side_that_does_not_read(group: Group) -> None:
+    gw = group.makegateway("popen", stdout="channel")
+    channel = gw.remote_exec("import os\nfor n in range(100000): print(n, 'x' * 100)\nos._exit(3)")
+
+    with pytest.raises(ConnectionLost, match="exit code 3"):
+        channel.waitclose(20)
+
+
+def test_a_child_of_the_code_ends_at_once(popen: Gateway) -> None:
+    lines: list[str] = []
+    source = """
+    import os
+    child = os.fork()
+    if not child:
+        os._exit(7)
+    print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+    """
+
+    popen.remote_exec(source, stdout=lines.append).waitclose(20)
+
+    assert lines == ["7"]

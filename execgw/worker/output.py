@@ -10,12 +10,13 @@ never waits for one.  Where descriptors cannot be redirected (Jython) sys.stdout
 import os
 import sys
 import threading
+import time
 
 from ..peer.compat import PY2, clock, deque
 from .link import set_inheritable
 
 if False:  # for mypy only: Python 2.7 has no typing module
-    from typing import Any, Dict, List  # noqa: F401
+    from typing import Any, Callable, Dict, List  # noqa: F401
 
 READ_SIZE = 64 * 1024
 LIMIT = 256 * 1024  # bytes that wait to be sent
@@ -34,9 +35,25 @@ def capture(server, asked):
         channel = server.gateway._channel_for(int(asked["channels"]))
         server.gateway.output = Output(server.gateway, channel)
         server.gateway.at_end.append(server.gateway.output.end)
+        os._exit = _exit_after(server.gateway.output, os._exit, os.getpid())  # type: ignore[assignment]
     for number in asked["streams"].split():
         server.gateway.output.redirect(int(number))
     return {}
+
+
+def _exit_after(output, exit_now, pid):
+    # type: (Output, Callable[[int], Any], int) -> Callable[[int], Any]
+    """os._exit, but that what is on its way through the pipes is sent first: else the last words would be lost."""
+
+    def _exit(code):
+        # type: (int) -> None
+        try:
+            if os.getpid() == pid:  # in a forked child there are no threads that send
+                output.send_all()
+        finally:
+            exit_now(code)
+
+    return _exit
 
 
 class Output(object):
@@ -45,10 +62,12 @@ class Output(object):
     def __init__(self, gateway, channel):
         # type: (Any, Any) -> None
         self.running = gateway.running
+        self.peer = gateway._peer
         self.channel = channel
         self.changed = threading.Condition()
         self.queue = deque()  # type: Any  # (stream, number of the task or 0, bytes, bytes cut before)
         self.size = 0
+        self.sending = False  # something was taken from the queue, and the link may not have it yet
         self.cutting = {}  # type: Dict[int, List[Any]]  # stream -> [number, tail, bytes cut]
         self.tokens = {}  # type: Dict[int, int]  # stream -> tokens that have come through
         self.streams = {}  # type: Dict[int, Any]
@@ -129,22 +148,46 @@ class Output(object):
         # type: (int) -> None
         """A task has ended: what it has printed goes before the end of its channel."""
         deadline = clock() + END_SECONDS
-        wanted = {}
-        for stream, file in list(self.streams.items()):
+        for file in list(self.streams.values()):
             try:
                 file.flush()
-                if hasattr(os, "dup2"):
-                    wanted[stream] = self.tokens[stream] + 1
-                    os.write(stream, TOKEN)
             except (EnvironmentError, ValueError):  # the code has closed it
-                wanted.pop(stream, None)
+                pass
+        self._empty_pipes(deadline)
         with self.changed:
-            while any([self.tokens[stream] < wanted[stream] for stream in wanted]) and clock() < deadline:
-                self.changed.wait(max(deadline - clock(), 0))
             last = (0, number, b"", 0)
             self.queue.append(last)
             self.changed.notify_all()
             while last in self.queue and clock() < deadline:
+                self.changed.wait(max(deadline - clock(), 0))
+
+    def send_all(self):
+        # type: () -> None
+        """Send what has been written to the descriptors, if the near side takes it; for when the process ends."""
+        deadline = clock() + END_SECONDS
+        if self.peer.lost is None:
+            self._empty_pipes(deadline)
+        with self.changed:
+            while (self.queue or self.cutting or self.sending) and self.peer.lost is None and clock() < deadline:
+                self.changed.wait(max(deadline - clock(), 0))
+        # Not written here: a near side that is stopped would hold us up for ever.
+        self.peer.keeper.flush_soon(self.peer)
+        while (self.peer.out or self.peer.writing.locked()) and self.peer.lost is None and clock() < deadline:
+            time.sleep(0.001)
+
+    def _empty_pipes(self, deadline):
+        # type: (float) -> None
+        """Wait until what is in the pipes now has been queued."""
+        wanted = {}
+        for stream in list(self.streams):
+            try:
+                if hasattr(os, "dup2"):
+                    wanted[stream] = self.tokens[stream] + 1
+                    os.write(stream, TOKEN)
+            except EnvironmentError:  # the code has closed it
+                wanted.pop(stream, None)
+        with self.changed:
+            while any([self.tokens[stream] < wanted[stream] for stream in wanted]) and clock() < deadline:
                 self.changed.wait(max(deadline - clock(), 0))
 
     # -- to the near side
@@ -157,15 +200,20 @@ class Output(object):
         except EnvironmentError:  # the near side has gone, or does not want any more
             with self.changed:
                 self.size = -(1 << 62)  # takes all
+                self.sending = False
 
     def _next(self):
         # type: () -> Any
         with self.changed:
+            self.sending = False
+            self.changed.notify_all()
             while not self.queue:
                 for stream in list(self.cutting):
                     number, tail, cut = self.cutting.pop(stream)
+                    self.sending = True
                     return stream, number, bytearray(tail), cut
                 self.changed.wait(1)
+            self.sending = True
             stream, number, data, cut = self.queue.popleft()
             self.size -= len(data)
             while self.queue and self.queue[0][:2] == (stream, number) and len(data) < READ_SIZE:
