@@ -77,6 +77,7 @@ class KeptMux(GuardedMux):
         for name, line in state["channels"].items():
             number = int(name)
             port = self.ports[number] = Port(number, self.window)
+            self._theirs += self._is_theirs(number)
             port.sent, port.allowed, port.send_closed = line["sent"], line["allowed"], line["send_closed"]
             port.received = port.consumed = line["received"]
             port.granted, port.ended = line["granted"], line["ended"]

@@ -93,6 +93,7 @@ class Mux(object):
         self.held = 0
         self.dropped = 0  # frames for channels that are no more
         self._next = first
+        self._theirs = 0  # how many of the ports the other side has opened
         self._newest_theirs = (3 - first) - 2  # the newest channel number that the other side used
         self._unclaimed = deque()  # type: Deque[Port]  # closed by the other side before this side knew them
         self._skipped = set()  # type: Set[int]  # below it, but not yet seen
@@ -123,7 +124,7 @@ class Mux(object):
             port.ended = port.closed = port.send_closed = True
         port.claimed = True
         if port.closed:
-            self.ports.pop(number, None)
+            self._forget(number)
         return port
 
     def drop(self, port):
@@ -134,7 +135,12 @@ class Mux(object):
             self.held -= port.pending + sum([item[2] for item in port.items])
             port.pending = 0
             port.items = deque([(form, data, 0) for form, data, _ in port.items])
-        self.ports.pop(port.number, None)
+        self._forget(port.number)
+
+    def _forget(self, number):
+        # type: (int) -> None
+        if self.ports.pop(number, None) is not None and self._is_theirs(number):
+            self._theirs -= 1
 
     def _is_theirs(self, number):
         # type: (int) -> bool
@@ -153,8 +159,9 @@ class Mux(object):
             self._skipped.discard(number)
         else:
             return None
-        if len(self.ports) > self.max_channels:
+        if self._theirs >= self.max_channels:  # our own are our own affair
             raise RemoteProtocolError("more than %d channels are open" % self.max_channels)
+        self._theirs += 1
         self.ports[number] = port = Port(number, self.window)
         return port
 
@@ -297,7 +304,7 @@ class Mux(object):
             port.closed = port.send_closed = True
             port.error = payload or None
             if port.claimed:
-                del self.ports[number]
+                self._forget(number)
             else:
                 self._leave_unclaimed(port)
         return PORT, port
@@ -306,14 +313,14 @@ class Mux(object):
         # type: (Port) -> None
         """Its number may still come in a value that nobody has read yet: keep what it holds, but not of too many."""
         if not port.items and port.error is None:
-            del self.ports[port.number]
+            self._forget(port.number)
             return
         self._unclaimed.append(port)
         if len(self._unclaimed) > MOST_UNCLAIMED:
             oldest = self._unclaimed.popleft()
             if not oldest.claimed:
                 self.held -= sum([item[2] for item in oldest.items])
-                self.ports.pop(oldest.number, None)
+                self._forget(oldest.number)
 
     def take(self, port):
         # type: (Port) -> Tuple[int, Any]

@@ -264,6 +264,36 @@ def test_too_many_open_channels_are_refused(near: Mux, far: Mux) -> None:
         far.feed(b"".join(frame(near, f.DATA, near.open().number, b"") for _ in range(MOST_CHANNELS + 2)))
 
 
+def test_channels_of_this_side_do_not_count_against_the_other(near: Mux) -> None:
+    far = Mux(first=2, max_channels=3)
+    for _ in range(10):
+        far.open()
+
+    for _ in range(3):
+        far.feed(send(near, near.open(), b"x"))
+
+    assert len(far.ports) == 13
+    with pytest.raises(RemoteProtocolError, match="more than 3 channels are open"):
+        far.feed(send(near, near.open(), b"x"))
+
+
+def test_channels_that_are_over_do_not_count(near: Mux) -> None:
+    far = Mux(first=2, max_channels=2)
+
+    for _ in range(10):
+        port = near.open()
+        far.feed(send(near, port, b"x"))
+        far.drop(far.ports[port.number])
+        far.drop(far.claim(port.number))
+    for kind in (f.CLOSE, f.END, f.CLOSE, f.CLOSE, f.CLOSE):
+        port = near.open()
+        far.feed(frame(near, kind, port.number, b""))
+        far.drop(far.claim(port.number))
+
+    assert far.ports == {}
+    assert far._theirs == 0
+
+
 def test_a_claimed_number_is_the_port_on_which_its_items_wait(near: Mux, far: Mux) -> None:
     port = near.open()
     far.feed(send(near, port, b"early"))
