@@ -26,6 +26,8 @@ Those that both sides of a gateway know live in wire/errors.py.
 
 from __future__ import annotations
 
+import re
+
 from .wire.errors import (
     ChannelClosed,
     ClosedHere,
@@ -43,9 +45,20 @@ from .wire.errors import (
     TimeoutError,
 )
 
+_USER_OF_URL = re.compile(r"(?<=://)[^/@\s'\"]+@|(?<=['\"/])[^/@\s'\"=]*:[^/@\s'\"=]*@")
+_SECRET_VARIABLE = re.compile(r"(\benv:\w*(?:PASSW|SECRET|TOKEN|_KEY)\w*=)(?:(?!//)[^'\"])+", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """A text that shows a spec, without what is secret in it: users of URLs, and variables with such names."""
+    return _SECRET_VARIABLE.sub(r"\1***", _USER_OF_URL.sub("***@", text))
+
 
 class SpecError(ExecgwError, ValueError):
     """The text is no gateway spec; the message says which part, and what it may be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class StartError(ExecgwError):
@@ -56,7 +69,7 @@ class StartError(ExecgwError):
     """
 
     def __init__(self, message: str, exit_code: int | None = None, stderr: str = "") -> None:
-        super().__init__(message)
+        super().__init__(masked(message))
         self.exit_code = exit_code
         self.stderr = stderr
 
@@ -92,7 +105,7 @@ class EnvironmentFailed(StartError):
     """
 
     def __init__(self, message: str, output: str = "") -> None:
-        super().__init__(message)
+        super().__init__(masked(message))
         self.output = output
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .errors import SpecError
+from .errors import SpecError, masked
 
 # Keys that every kind of gateway understands; kinds and their own keys come from the transports.
 COMMON_KEYS = (
@@ -26,11 +26,11 @@ COMMON_KEYS = (
     "resume",
 )
 
-_URL_HEAD = re.compile(r"^[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")
+_URL_HEAD = re.compile(r"^(?:env:)?[A-Za-z0-9_]+=[A-Za-z][A-Za-z0-9+.-]*:$")
 
 
 def _parts(text: str) -> list[str]:
-    """Split at '//', but not at the one of a URL that is a value ('http=https://host')."""
+    """Split at '//', but not at the one of a URL that is a value ('http=https://host', 'env:X=https://host')."""
     parts: list[str] = []
     for piece in text.split("//"):
         if parts and _URL_HEAD.match(parts[-1]):
@@ -104,6 +104,9 @@ class XSpec:
         kinds = list(kinds)
         chosen = [key for key in self.keys() if key in kinds]
         if not chosen:
+            for key in vars(self):
+                if key in kinds:
+                    raise SpecError(f"{self._spec!r}: {key}= has no value; it needs one: {key}=...")
             raise SpecError(f"{self._spec!r}: no gateway type found; it needs one of {', '.join(sorted(kinds))}")
         if len(chosen) > 1:
             raise SpecError(f"{self._spec!r}: {' and '.join(map(repr, chosen))} are two types of gateway; give one")
@@ -122,7 +125,7 @@ class XSpec:
         return self._spec
 
     def __repr__(self) -> str:
-        return f"<XSpec {self._spec!r}>"
+        return f"<XSpec {masked(self._spec)!r}>"
 
     def __hash__(self) -> int:
         return hash(self._spec)

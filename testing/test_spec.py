@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from execgw import SpecError, XSpec
+from execgw import SpecError, StartError, XSpec
 
 KINDS = ["memory", "popen", "ssh"]
 
@@ -84,6 +84,7 @@ def test_check_tells_the_kind():
 
 @pytest.mark.parametrize("text, part", [
     ("id=x", "no gateway type found"),
+    ("ssh=", "ssh= has no value; it needs one: ssh=..."),
     ("popen//ssh=x", "two types of gateway"),
     ("popen//pyhton=x", "unknown key 'pyhton'; did you mean 'python'?"),
     ("popen//zzzzz=x", "unknown key 'zzzzz'; known are"),
@@ -100,3 +101,42 @@ def test_same_filesystem_is_popen_without_chdir():
     assert XSpec("popen")._samefilesystem()
     assert not XSpec("popen//chdir=x")._samefilesystem()
     assert not XSpec("ssh=x")._samefilesystem()
+
+
+@pytest.mark.parametrize("spec", [
+    "popen//zzzzz=https://bob:s3cret@example.org/simple",
+    "popen//zzzzz=1//env:PIP_INDEX_URL=https://bob:s3cret@example.org/simple",
+    "popen//zzzzz=1//env:PIP_INDEX_URL=https://s3cret@example.org/simple",
+    "popen//https://bob:s3cret@example.org/simple",
+    "popen//zzzzz=1//env:DB_PASSWORD=s3cret//env:X=1",
+    "popen//zzzzz=1//env:aws_secret_value=s3cret's",
+    "popen//python=no-such-python//env:API_TOKEN=s3cret",
+    "popen//chdir=/dev/null/x//env:GPG_KEY=s3cret",
+    "id=x//env:PIP_INDEX_URL=https://bob:s3cret@example.org",
+])  # fmt: skip
+def test_what_is_secret_in_a_spec_shows_in_no_error(group, spec):
+    with pytest.raises((SpecError, StartError)) as caught:
+        group.makegateway(spec)
+
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(caught.value)
+
+
+def test_a_spec_shows_no_secret_and_keeps_it():
+    spec = XSpec("popen//env:API_TOKEN=s3cret//env:USER=bob")
+
+    assert repr(spec) == "<XSpec 'popen//env:API_TOKEN=***//env:USER=bob'>"
+    assert spec.env == {"API_TOKEN": "s3cret", "USER": "bob"}
+    assert XSpec(str(spec)) == spec
+
+
+def test_a_variable_may_be_a_url():
+    spec = XSpec("popen//env:PIP_INDEX_URL=https://host/simple//env:A=1//chdir=x")
+
+    assert spec.env == {"PIP_INDEX_URL": "https://host/simple", "A": "1"}
+    assert spec.chdir == "x"
+
+
+def test_a_user_of_ssh_is_no_secret():
+    with pytest.raises(SpecError, match="popen//ssh=bob@host"):
+        XSpec("popen//ssh=bob@host").check(KINDS, ())
