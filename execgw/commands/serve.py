@@ -103,7 +103,7 @@ def _access(file: TokenFile, given: str | None, asked: bool) -> tuple[Access, st
     owner = Path(f"{file.path}.{FIRST}")
     if not file.exists():
         write_secret(owner, file.add(FIRST) + "\n")
-        print(f"execgw serve: made a first token, in {owner}", flush=True)
+        print(f"execgw serve: made a first token, in {owner.absolute()}", flush=True)
     file.read()  # what is wrong with it is told now
     return Access(file), f"file:{owner.absolute() if owner.exists() else 'FILE'}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -14,8 +15,13 @@ from hypothesis import strategies as st
 import execgw
 from execgw.errors import SpecError
 from execgw.http.access import Caller, Denied
-from execgw.http.limits import Limits
+from execgw.http.limits import Limits, ServerLimits, read_seconds, read_size
 from execgw.http.policy import Policy, build, parse_policy, read_policy
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 LAPTOP = Caller("laptop", frozenset({"popen", "exec"}))
 READER = Caller("reader", frozenset({"exec"}))
@@ -276,3 +282,26 @@ def test_the_policy_needs_nothing_of_the_servers_packages() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "http-server.md"
+
+
+def test_each_policy_of_the_guide_is_one() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+
+    policies = [parse_policy(tomllib.loads(block)) for block in blocks]
+
+    assert [list(policy.specs) for policy in policies] == [["python", "large"], ["guest", "jail"]]
+    assert policies[0].choose({}, LAPTOP).limits.memory == 2 << 30
+
+
+def test_the_limits_of_the_guide_are_those_of_the_code() -> None:
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| ([^|]+) \|", GUIDE.read_text("utf-8")))
+    defaults = {**vars(Limits()), **vars(ServerLimits())}
+
+    assert set(defaults) <= set(rows)
+    for name, default in defaults.items():
+        said = rows[name].strip('"` ')
+        reader = read_size if name in ("memory", "queue", "body", "header") else read_seconds
+        assert (None if said == "none" else reader(said)) == default, name
