@@ -65,6 +65,11 @@ if TYPE_CHECKING:
 _LATE = {"Executor": "executor", "RSync": "rsync", "aio": "", "venv": ""}
 
 
+def attach(ticket: str, group: Group | None = None) -> Gateway:
+    """The gateway that another process has detached; see Group.attach.  Without *group* it belongs to default_group."""
+    return (default_group if group is None else group).attach(ticket)
+
+
 def __getattr__(name: str) -> object:
     """What is imported when it is first asked for (PEP 562)."""
     if name not in _LATE:
@@ -111,6 +116,7 @@ __all__ = [
     "Tree",
     "XSpec",
     "__version__",
+    "attach",
     "default_group",
     "dump",
     "dumps",

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from . import _logs, _source
 from ._hub import Hub
+from ._limit import Limit
 from ._output import Lines, Outputs
 from ._status import Status, status_of
 from .errors import (
     ClosedHere,
     ConnectionLost,
+    ExecgwError,
     GatewayClosed,
     LoadError,
     RemoteProtocolError,
-    RemoteTimeout,
     TimeoutError,
 )
 from .peer.channel import Channel, number_of
@@ -29,20 +30,18 @@ from .peer.compat import clock
 from .peer.execmodel import ExecModel
 from .peer.faults import again
 from .peer.gateway import BaseGateway
-from .spec import XSpec
+from .spec import XSpec, read_ticket
 from .wire import frames as f
 from .wire.mux import LAST_CHANNEL
 
 if TYPE_CHECKING:
     from ._session import Session
-    from .wire.mux import Port
 
 ASK_SECONDS = 10.0  # for the worker itself to say what came of an interrupt
 AGAIN_SECONDS = 0.2  # between asynchronous exceptions, for code that catches one
 OUTPUT_SECONDS = 10.0  # for what the code has printed to be handed on
 OPTIONS = ("timeout", "stdout", "stderr")  # of remote_exec, unless the function has an argument of that name
 TERM_SECONDS = 1.0  # between SIGTERM and SIGKILL
-GRACE_SECONDS = 1.0  # for code that is over its time to end after each of the two exceptions
 
 INFO = """
 import sys, os
@@ -137,6 +136,7 @@ class NearGateway(BaseGateway):
         codec.channel_type = NearChannel  # of either face: one of another gateway is refused by that name
         codec.number_of = session.transport.telling(number_of(session))
         codec.channel_for = self._channel_for
+        self._adopted = [self._channel_of(port) for port in session.transport.adopted]  # which nobody else holds
         if session.transport.remoteaddress is not None:
             self.remoteaddress = session.transport.remoteaddress
 
@@ -150,7 +150,7 @@ class NearGateway(BaseGateway):
         channel = await self._run(task, _targets(options))
         seconds = options.get("timeout")
         if seconds is not None:
-            self._session.loop.later(seconds, _Limit(self._session, channel._port, seconds).over)
+            self._session.loop.later(seconds, Limit(self._session, channel._port, seconds).over)
         return channel
 
     async def _run(self, task: _source.Task | str, targets: dict[int, Any] | None = None) -> Any:
@@ -233,6 +233,33 @@ class NearGateway(BaseGateway):
         """Whether the connection is alive."""
         return self._session.lost is None
 
+    @property
+    def channels(self) -> dict[int, Any]:
+        """The channels of this gateway that are in use, by their numbers: of one from attach(), those open there."""
+        found = ((number, known()) for number, known in list(self._channels.items()))
+        return {number: channel for number, channel in sorted(found) if channel is not None}
+
+    @property
+    def ticket(self) -> str:
+        """What another process needs to take this gateway over, by attach(), should this one die.  Keep it secret.
+
+        Raises ExecgwError without resume= in the spec.
+        """
+        return self._session.transport.ticket()
+
+    async def _detach(self, timeout: float | None) -> str:
+        session = self._session
+        if session.lost is not None:
+            raise again(session.lost)
+        others = [other.id for other in self._group._hub.sessions.values() if other.via is session]
+        if others or session.relays:
+            raise ExecgwError(
+                f"gateway {self.id!r}: {', '.join(others) or 'others'} are reached through it; end them first"
+            )
+        ticket = await session.transport.let_go(timeout)
+        self._group._leave(self)
+        return ticket
+
     def remote_init_threads(self, num: int | None = None) -> None:
         """Does nothing: workers start threads as they need them."""
 
@@ -272,35 +299,6 @@ def _targets(options: dict[str, Any]) -> dict[int, Any]:
     return {stream: options[name] for stream, name in ((1, "stdout"), (2, "stderr")) if options.get(name) is not None}
 
 
-class _Limit:
-    """Ends the code of one channel when its time is over."""
-
-    def __init__(self, session: Session, port: Port, seconds: float) -> None:
-        self.session, self.port, self.seconds = session, port, seconds
-        self.text = f"the code ran longer than {seconds:g} s"
-
-    def over(self) -> None:
-        """In the loop: interrupt it."""
-        if not self.port.ended:
-            self._steer("timeout")
-            self.session.loop.later(GRACE_SECONDS, self.insist)
-
-    def insist(self) -> None:
-        """It has caught that, or does not look."""
-        if not self.port.ended:
-            self._steer("exit")
-            self.session.loop.later(GRACE_SECONDS, self.give_up)
-
-    def give_up(self) -> None:
-        """Whoever waits is told; the code may run on."""
-        self.session.end_channel(
-            self.port, RemoteTimeout(f"{self.text}, and does not end; Channel.cancel(kill=True) would")
-        )
-
-    def _steer(self, verb: str) -> None:
-        self.session.tell(verb, channels=str(self.port.number), text=self.text)
-
-
 G = TypeVar("G", bound=NearGateway)
 
 
@@ -331,6 +329,12 @@ class NearGroup(Generic[G]):
             self._gateway_class(self, session, spec, str(spec.execmodel or self._execmodel.backend))
             for session, spec in zip(sessions, made, strict=True)
         ]
+
+    async def _attach(self, ticket: str) -> G:
+        spec, facts = read_ticket(ticket)
+        session = await self._hub.attach(spec, facts, self._remote_execmodel.backend)
+        self._gateways.append(self._gateway_class(self, session, spec, self._execmodel.backend))
+        return self._gateways[-1]
 
     def _as_spec(self, spec: XSpec | str | None) -> XSpec:
         return spec if isinstance(spec, XSpec) else XSpec(spec or self.defaultspec)

@@ -79,8 +79,21 @@ class Hub:
         grace = None if "resume" in kind.keys else _seconds(spec, "resume", None)
         start = kind.start
         if grace is not None:
+            if chosen not in transports.builtin_names():
+                raise SpecError(f"{str(spec)!r}: resume= is not for {chosen}= gateways: they know nothing of keepers")
             start = functools.partial(front.start, kind, grace=grace)
         return await self.begin_with(spec, execmodel, via, start, getattr(kind, "quick", False), factory)
+
+    async def attach(self, spec: XSpec, facts: dict[str, str], execmodel: str) -> Session:
+        """Take over what another process has left; StartError."""
+        begun = clock()
+        kind = transports.kind(self.check(spec))
+        if spec.id in self.sessions or spec.id in self.reserved:
+            spec.id = None
+        start = functools.partial(front.attach, kind, facts=facts)
+        session = await self.begin_with(spec, execmodel, None, start, quick=False)
+        await self.finish(session, spec, begun)
+        return session
 
     async def begin_with(
         self,

@@ -79,12 +79,28 @@ class Session(Peer):
         self._numbers = itertools.count(1)
         self._answers: dict[str, dict[str, str] | None] = {}
         _trace.attach_if_asked(self)
+        if transport.state is not None:
+            self._go_on(transport.state)
         transport.attach(self)
 
     # -- starting
 
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """The worker had another near side until now, which has said and heard hello."""
+        self.about, self._greeted = state["about"], True
+        self._numbers = itertools.count((state["epoch"] << 32) + 1)  # late answers to that one are none to us
+
     def begin(self, launch: Launch, execmodel: str) -> None:
-        """Send what makes a worker of the process, and our HELLO behind it."""
+        """Send what makes a worker of the process, and our HELLO behind it; then read."""
+        if self.about is None:
+            self._greet(launch, execmodel)
+        self.transport.on_end(self._on_process_end)
+        if self.via is None:
+            with self.lock:
+                self.turn.start()
+        self.flush()
+
+    def _greet(self, launch: Launch, execmodel: str) -> None:
         options = {"version": str(f.VERSION), "id": launch.id, "execmodel": execmodel}
         options["window"] = str(self.mux.window)
         options["chunk"] = str(self.transport.chunk)
@@ -104,11 +120,6 @@ class Session(Peer):
             self.out_size += len(data)
         if self.keepalive:  # told unasked, so that the worker need not wait for it
             self._queue(f.TELL, 0, f.pack_pairs({"number": ALIVE, "source": _bundle.source(ALIVE)}))
-        self.transport.on_end(self._on_process_end)
-        if self.via is None:
-            with self.lock:
-                self.turn.start()
-        self.flush()
 
     async def finish_start(self, deadline: float, seconds: float) -> None:
         """Wait for the worker's HELLO.  Raises StartError, with what it wrote to stderr; the process is then gone."""
@@ -180,6 +191,11 @@ class Session(Peer):
                 raise RemoteProtocolError("it asks, and does not read the answers")
             asked = f.unpack_pairs(payload)
             self._queue(f.TELL, 0, f.pack_pairs({"number": asked.get("number", ""), **self.offers.answer(asked)}))
+
+    def leave(self, reason: ExecgwError) -> None:
+        """The worker lives on, without us."""
+        self.leaving = True
+        self._finish(reason)
 
     def _wake_port_locked(self) -> None:
         for waiter in self.port.waiters:

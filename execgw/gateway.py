@@ -152,6 +152,16 @@ class Gateway(NearGateway):
 
     # -- ending
 
+    def detach(self, timeout: float | None = 10.0) -> str:
+        """Leave the worker to another process, or to a later one: returns the ticket that attach() takes.
+
+        The worker goes on, for as long as resume= in the spec says, and what it sends waits.  What was not received
+        here is received there; its channels are closed here.  The ticket is a secret.  Raises ExecgwError without
+        resume=, or if other gateways are reached through this one, and TimeoutError if what was sent does not get
+        there within *timeout* seconds.
+        """
+        return run(self._detach(timeout))
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the worker has ended; false if it has not after *timeout* seconds."""
         return run(self._session.ended_within(timeout))

@@ -113,6 +113,16 @@ class Group(NearGroup[Gateway]):
             threads.shutdown()
         return [done[number] for number in range(len(made))]
 
+    def attach(self, ticket: str) -> Gateway:
+        """The gateway that another process has detached, or that is to be taken from it; see Gateway.detach.
+
+        Its `channels` are those that are open there, with all that the other process has not received.  Values that it
+        received in the last moment before it was killed may come again; after detach() none do.  If it lives, it is
+        told that the gateway was taken over.  Raises SpecError if *ticket* is none, AuthenticationFailed if its secret
+        is wrong, and StartError if the worker is no more or is not reached.
+        """
+        return run(self._attach(ticket))
+
     def setlocalfactory(
         self,
         path: str | None = None,

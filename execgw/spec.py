@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -38,6 +40,21 @@ def _parts(text: str) -> list[str]:
         else:
             parts.append(piece)
     return parts
+
+
+TICKET = "execgw-ticket-1."  # how one begins; transports/keeping.py writes them
+
+
+def read_ticket(ticket: str) -> tuple[XSpec, dict[str, str]]:
+    """(spec, what else is in it) of what Gateway.detach() gave; SpecError, which does not show it, if it is none."""
+    head, body = ticket.strip()[: len(TICKET)], ticket.strip()[len(TICKET) :]
+    try:
+        told = json.loads(base64.b64decode(body, "-_", validate=True)) if head == TICKET else None
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not all(isinstance(told.get(key), str) for key in ("spec", "id", "secret")):
+        raise SpecError("that is no ticket of Gateway.detach(), or not all of it")
+    return XSpec(told["spec"]), told
 
 
 class XSpec:

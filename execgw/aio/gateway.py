@@ -111,6 +111,10 @@ class Gateway(NearGateway):
 
     # -- ending
 
+    @like(sync.Gateway.detach)
+    async def detach(self, timeout: float | None = 10.0) -> str:
+        return await self._detach(timeout)
+
     @like(sync.Gateway.join)
     async def join(self, timeout: float | None = None) -> bool:
         return await self._session.ended_within(timeout)

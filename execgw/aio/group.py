@@ -115,6 +115,11 @@ class Group(NearGroup[Gateway]):
                 raise SpecError(f"{str(spec)!r}: venv= takes steps that block: use execgw.Group in asyncio.to_thread")
         return await self._make(made)
 
+    @like(sync.Group.attach)
+    async def attach(self, ticket: str) -> Gateway:
+        get_loop().groups.add(self)
+        return await self._attach(ticket)
+
     # -- using
 
     @like(sync.Group.remote_exec)

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .._serving import Offers
     from .._session import Session
     from ..spec import XSpec
+    from ..wire.mux import Port
 
 READ_SIZE = 256 * 1024
 SMALL = 16 * 1024  # from here on pieces are written as they are, not joined
@@ -97,7 +98,8 @@ class Transport:
     watches   it finds out by itself that the way is cut; the worker's end of file is the end of whoever keeps it for us
     hears_of_death  it tells the end of a worker that was cut off; else one that is silent for keepalive counts as gone
     out       the descriptor on which what was started writes
-    resumes   the session outlives the link: see resume.py
+    resumes   the session outlives the link: see keeping.py
+    state     of a session that was another process's until now, see Kept.adopt(); `adopted` are its channels
     loop      what serves its descriptors and timers, and nothing else may: launch.loop; its session sets it, too
     show      gets what the worker writes to stderr, in any thread; None: it goes to our own
     """
@@ -113,6 +115,8 @@ class Transport:
     group = 0
     out = 1
     resumes = False
+    state: dict[str, Any] | None = None
+    adopted: Sequence[Port] = ()
     program = ""
     explain: Callable[[Ended], Explanation | None] | None = None
     remoteaddress: str | None = None
@@ -180,6 +184,14 @@ class Transport:
     def renew(self, seconds: float | None) -> None:
         """Its lease shall end so many seconds from now; None: as many as at its start."""
         raise ExecgwError("only workers of a factory have leases: start it with factory=NAME//lease=SECONDS")
+
+    async def let_go(self, timeout: float | None) -> str:
+        """Leave the worker to whoever has the ticket that this returns."""
+        raise ExecgwError("this gateway ends with its link, and cannot be left to another process: give resume=SECONDS")
+
+    def ticket(self) -> str:
+        """What another process needs to take the session over."""
+        raise ExecgwError("this gateway ends with its link, and so has no ticket: give resume=SECONDS")
 
     def started(self) -> None:
         """The worker has said hello: its stderr may be shown from now on."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import _bundle
-from ..errors import SpecError, StartError
+from ..errors import AuthenticationFailed, SpecError, StartError
 from ..peer.compat import clock
 from ..wire import frames as f
 from .base import Ended
@@ -74,6 +74,11 @@ class FrontConnector:
         self.first: Transport | None = None
         self.adopted: tuple[FrontLink, int] | None = None  # the link that attach() made
         self._trying: Transport | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What another process needs, beside the spec."""
+        return {"id": self.id, "secret": self.secret}
 
     def start(self) -> Transport:
         """What leads to the keeper, or is to become it; not connected so far."""
@@ -256,6 +261,19 @@ def start(kind: Kind, launch: Launch, via: Session | None, grace: float) -> Tran
     connector.keepalive = first.keepalive if launch.keepalive is None else launch.keepalive
     seconds = float(str(launch.spec.start_timeout or START_SECONDS))
     return KeptTransport(connector, first, launch.loop, seconds, grace, connector.keepalive)
+
+
+def attach(kind: Kind, launch: Launch, via: Session | None, facts: dict[str, str]) -> Transport:
+    """The session of a ticket, which another process has left, or is to lose."""
+    grace = float(str(launch.spec.resume))
+    connector = FrontConnector(kind, launch, grace, facts)
+    seconds = float(str(launch.spec.start_timeout or START_SECONDS))
+    try:
+        raw, state = connector.attach(seconds)
+    except NoWayBack as e:
+        error = AuthenticationFailed if "secret" in str(e) else StartError
+        raise error(f"{connector.where} cannot be attached: {e}", e.code) from e
+    return KeptTransport(connector, raw, launch.loop, seconds, grace, connector.keepalive, state)
 
 
 def check(launch: Launch, via: Session | None) -> None:

@@ -6,10 +6,15 @@ so that it can give the rest to another process; it says how the worker ended; i
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ClosedHere, TimeoutError
 from ..peer.compat import clock
+from ..peer.faults import again
+from ..spec import TICKET
 from ..wire import frames as f
 from ..wire.kept_mux import KeptMux
 from .base import Ended, Transport
@@ -80,7 +85,14 @@ class KeptTransport(Resuming):
     group = 1
 
     def __init__(
-        self, connector: FrontConnector, first: Transport, loop: Loop, seconds: float, grace: float, keepalive: float
+        self,
+        connector: FrontConnector,
+        first: Transport,
+        loop: Loop,
+        seconds: float,
+        grace: float,
+        keepalive: float,
+        state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(connector, loop, first.program, seconds, grace)
         self.front = connector
@@ -91,10 +103,15 @@ class KeptTransport(Resuming):
         self.kept_mux = KeptMux(1)
         self.kept_mux.on_taken = self._tell_soon
         self.kept_mux.on_fed = self._fed
+        if state is not None:
+            self.state = state
+            self.kept_mux.restore(state)
+            self.adopted = list(self.kept_mux.ports.values())
+            self.window = state["window"]
         self._raw = first  # the newest: whose stderr is shown
         self._carriers = {first}  # all that have not ended
         self._urgent = b""
-        self._telling = self._over = self._done = self._shown = False
+        self._telling = self._over = self._done = self._shown = self._leaving = False
         self._said = -1
         self._last_heard = clock()
         self._unacked = 0
@@ -103,6 +120,10 @@ class KeptTransport(Resuming):
         return self.kept_mux
 
     def attach(self, session: Session) -> None:
+        state = self.state or {"channels": {}}
+        for number, line in state["channels"].items():
+            if line["unfinished"]:  # of the near side that was here before
+                session._queue(f.DATA, int(number), b"", f.ABORT)
         super().attach(session)
         self._watch(self._raw)
         if self.beat:
@@ -194,6 +215,8 @@ class KeptTransport(Resuming):
             self.loop.flush_soon(self.session)
         with self._order:
             self._ring.trim(self.kept_mux.acked)
+        if self._leaving:
+            self.session._wake_port_locked()
         over = self.kept_mux.over
         if over is not None and not self._over:
             self._over = True
@@ -271,7 +294,26 @@ class KeptTransport(Resuming):
 
     # -- the end
 
-    def is_idle(self) -> bool:
+    def ticket(self) -> str:
+        """What another process needs to take the session over."""
+        facts = {"spec": str(self.front.launch.spec), **self.front.facts}
+        return TICKET + base64.urlsafe_b64encode(json.dumps(facts).encode("utf-8")).decode("ascii")
+
+    async def let_go(self, timeout: float | None) -> str:
+        """Leave, once the keeper has all that was said."""
+        session = self.session
+        self._leaving = True
+        self.tell_taken(always=True)
+        done = await session.until(lambda port: self._is_idle() or session.lost, session.port, timeout)
+        self._leaving = False
+        if session.lost is not None:
+            raise again(session.lost)
+        if not done:
+            raise TimeoutError(f"gateway {session.id!r}: its keeper has not got all that was sent within {timeout} s")
+        session.leave(ClosedHere(f"gateway {session.id!r} was detached from this process"))
+        return self.ticket()
+
+    def _is_idle(self) -> bool:
         """Whether the keeper has all that was said."""
         return not self._ring.size and not self.session.out
 

@@ -81,6 +81,7 @@ class KeptMux(GuardedMux):
             port.sent, port.allowed, port.send_closed = line["sent"], line["allowed"], line["send_closed"]
             port.received = port.consumed = line["received"]
             port.granted, port.ended = line["granted"], line["ended"]
+            port.claimed = True  # whoever goes on makes a channel of each
             self._counts[number] = line["taken"]
 
     def take_untold(self):

@@ -388,6 +388,7 @@ class Keeper(object):
             self._refuse(link, "taken")
         elif do == "attach" and self.code is not None:
             self._refuse(link, "ended %d" % self.code)
+            self.done = self.link is None  # somebody knows
         elif do == "attach" and (self.kept.about is None or self.kept.bye):
             self._refuse(link, "starting" if self.kept.about is None else "bye")
         else:
