@@ -117,6 +117,7 @@ class NearGateway(BaseGateway):
     """A live connection to a worker process."""
 
     _channel_class: type[NearChannel] = NearChannel
+    _lines_class: type = Lines
     spec: XSpec
     remoteaddress: str | None
 

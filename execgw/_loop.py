@@ -44,8 +44,6 @@ class Event(Protocol):
 class Loop:
     """Made once for the process; see get_loop()."""
 
-    may_block = True  # who waits does it in a thread of his own
-
     def __init__(self) -> None:
         self._open()
         self.thread = threading.Thread(target=self._run, name="execgw-loop", daemon=True)

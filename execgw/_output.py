@@ -27,6 +27,9 @@ class Lines:
         """Add a line; waits while nobody takes any.  None is the end."""
         self._lines.put(line)
 
+    def _room(self) -> None:
+        """Of the asyncio face: what to await before more is put.  Here put() waits."""
+
     def receive(self, timeout: float | None = None) -> str:
         """The next line, without its end.  EOFError after the last one, TimeoutError after *timeout* seconds."""
         try:
@@ -51,8 +54,8 @@ class Lines:
 class Sink:
     """One stream of one gateway or channel: bytes come in, and go to the target as it likes them."""
 
-    def __init__(self, target: Target, stream: int) -> None:
-        self.lines = Lines() if target == "channel" else None  # made for threads; see Outputs._sink
+    def __init__(self, target: Target, stream: int, lines: type = Lines) -> None:
+        self.lines = lines() if target == "channel" else None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""  # of a line that has not ended
         self._line: Callable[[str], object] | None = None
@@ -134,9 +137,7 @@ class Outputs:
         return {stream: sink.lines for stream, sink in sinks.items() if sink.lines is not None}, done
 
     def _sink(self, target: Target, stream: int) -> Sink:
-        if target == "channel" and not self._gateway._session.loop.may_block:
-            raise ValueError("output as a channel would block the event loop: give a function that gets each line")
-        return Sink(target, stream)
+        return Sink(target, stream, self._gateway._lines_class)
 
     async def _listen(self, targets: dict[int, Target]) -> None:
         new = set(targets) - self._streams
@@ -153,14 +154,14 @@ class Outputs:
         await self._gateway._session.answer("capture", 30, channels=str(self._channel.id), streams=words)
         self._streams |= new
 
-    def _arrived(self, item: Any) -> None:
-        """In a thread of the pool, one item at a time."""
+    def _arrived(self, item: Any) -> Any:
+        """In a thread of the pool, or in the event loop, which awaits what this returns; one item at a time."""
         if item is None:
             for number in list(self._tasks):
                 self._finish(number)
             for sink in self._own.values():
                 sink.end()
-            return
+            return None
         try:
             stream, number, data, cut = item
             known = isinstance(data, bytes | bytearray) and isinstance(cut, int) and stream in (0, 1, 2)
@@ -170,10 +171,12 @@ class Outputs:
             raise RemoteProtocolError("the worker sent something that is no output")
         if stream == 0:
             self._finish(number)
-            return
+            return None
         target = self._tasks.get(number, {}).get(stream) or self._own.get(stream)
-        if target is not None:
-            target.put(data, cut)
+        if target is None:
+            return None
+        target.put(data, cut)
+        return target.lines._room() if target.lines is not None else None
 
     def _finish(self, number: int) -> None:
         for sink in self._tasks.pop(number, {}).values():

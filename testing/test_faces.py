@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import execgw
-from execgw import aio, channel, gateway, group, multi
+from execgw import _output, aio, channel, gateway, group, multi
 from execgw.aio import files as aio_files
+from execgw.aio import output as aio_output
 from execgw.peer import files
 
 FACES = [
@@ -20,6 +21,7 @@ FACES = [
     (multi.MultiChannel, aio.MultiChannel),
     (files.WriteFile, aio_files.WriteFile),
     (files.ReadFile, aio_files.ReadFile),
+    (_output.Lines, aio_output.Lines),
 ]
 BOTH = pytest.mark.parametrize(("sync", "awaited"), FACES, ids=[pair[1].__name__ for pair in FACES])
 
@@ -31,6 +33,7 @@ PLAIN = {
     "MultiChannel": {"make_receive_queue"},
     "WriteFile": {"close", "flush", "isatty", "writable"},
     "ReadFile": {"close", "isatty", "readable"},
+    "Lines": {"put"},
 }
 # An iterator of the sync face is none of the asyncio face, whose `async for` has no next() either.  What looks at
 # a group, and its own factory, are served by the loop of the process, not by the caller's; environments take steps that
@@ -42,6 +45,7 @@ OTHER_WORDS = {
     "Gateway": {"call", "submit"},
     "Group": {"map"},
     "MultiChannel": {"make_receive_queue"},
+    "Lines": {"put"},
 }
 OTHER_TYPES = {"Future[T]": "asyncio.Task[T]", "queue.Queue": "asyncio.Queue", "Iterator[T]": "AsyncIterator[T]"}
 

@@ -13,6 +13,7 @@ from ..peer.callbacks import Callback
 from ..peer.peer import NO_ENDMARKER
 from ..wire import frames as f
 from .loop import AT_A_TIME, like
+from .output import Lines
 
 if TYPE_CHECKING:
     from ..wire.mux import Port
@@ -28,6 +29,8 @@ class Channel(NearChannel):
     """
 
     _peer: AioSession
+    stdout: Lines | None  # type: ignore[assignment]  # this face awaits
+    stderr: Lines | None  # type: ignore[assignment]
 
     @like(sync.Channel.send)
     async def send(self, item: Any) -> None:  # type: ignore[override]  # this face awaits
@@ -73,8 +76,8 @@ class Channel(NearChannel):
         block.  Calls come one at a time, in order, and each is awaited before the next.  Items that have arrived
         already are delivered before this returns, as far as there is nothing to await.  If *endmarker* is given,
         callback(endmarker) is the last call.  With *pass_error* the calls are callback(item, error=None) and, once
-        at the end, callback(endmarker, error=why), where why is None, a RemoteError or ConnectionLost.
-        A callback that raises closes this channel, on both sides, with that error.
+        at the end, callback(endmarker, error=why), where why is None, a RemoteError, ConnectionLost or what it raised.
+        A callback that raises closes this channel, on both sides, with that error; only the call at the end follows.
         """
         if self._callback is not None:
             raise OSError(f"{self!r} has a callback already")

@@ -11,6 +11,7 @@ from .. import gateway as sync
 from .._face import ASK_SECONDS, INFO, NearGateway, RemoteStatus, RInfo
 from .channel import Channel
 from .loop import like
+from .output import Lines
 
 if TYPE_CHECKING:
     from .._status import Status
@@ -32,6 +33,9 @@ class Gateway(NearGateway):
     """
 
     _channel_class = Channel
+    _lines_class = Lines
+    stdout: Lines | None  # type: ignore[assignment]  # this face awaits
+    stderr: Lines | None  # type: ignore[assignment]
     _group: Group
     _session: AioSession
 

@@ -96,8 +96,6 @@ class AioEvent:
 class AioLoop(_loop.Loop):
     """Serves all gateways of one event loop; has no thread."""
 
-    may_block = False
-
     def __init__(self, event_loop: asyncio.AbstractEventLoop) -> None:
         self.event_loop = event_loop
         self.thread_id = get_ident()
