@@ -43,3 +43,10 @@ def test_fifty_gateways_take_no_thread_each_and_leave_no_process() -> None:
     shown = run("many.py", "--gateways", "50")
 
     assert "processes left          0" in shown
+
+
+def test_clients_that_lose_their_patience_get_their_own_answers_all_of_them_once() -> None:
+    shown = run("http_nonces.py", "--clients", "8", "--messages", "1600", "--cancels", "0.1")
+
+    assert "messages          1600" in shown
+    assert "foreign nonces    0, gaps 0, doubles 0" in shown

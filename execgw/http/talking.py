@@ -57,6 +57,7 @@ class Talking(Process):
         self._newest: Channel | None = None
         self._pumps: dict[int, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
+        self._posting: set[asyncio.Task[tuple[int, int, bool]]] = set()
         self._had = 0
         self._posts: OrderedDict[int, tuple[bytes, int]] = OrderedDict()  # number -> (digest of the body, channel)
 
@@ -113,7 +114,24 @@ class Talking(Process):
     async def post(
         self, seq: int | None, body: bytes, wait: float, act: Callable[[float], Awaitable[int]]
     ) -> tuple[int, int, bool]:
-        """Do what a numbered request asks for, unless it was done: (channel, seq, whether it is new)."""
+        """Do what a numbered request asks for, unless it was done: (channel, seq, whether it is new).
+
+        Once begun it is done to its end, though its client goes away: else it might be sent, and its number not noted,
+        and be sent again.
+        """
+        work = asyncio.get_running_loop().create_task(self._post(seq, body, wait, act))
+        self._posting.add(work)
+        work.add_done_callback(self._posted)
+        return await asyncio.shield(work)
+
+    def _posted(self, work: asyncio.Task[tuple[int, int, bool]]) -> None:
+        self._posting.discard(work)
+        if not work.cancelled():
+            work.exception()  # whoever waits for it is told; perhaps nobody does any more
+
+    async def _post(
+        self, seq: int | None, body: bytes, wait: float, act: Callable[[float], Awaitable[int]]
+    ) -> tuple[int, int, bool]:
         deadline = clock() + wait
         self.used = clock()
         if self.over is not None:
