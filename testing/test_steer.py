@@ -14,6 +14,7 @@ import pytest
 from conftest import find_python
 
 from execgw import Gateway, Group, RemoteError, RemoteTimeout
+from execgw.wire import frames as f
 
 COMPUTES = """
 def forever():
@@ -407,3 +408,17 @@ def test_stacks_show_the_code_of_every_thread(gw: Gateway) -> None:
     (text,) = [text for name, text in stacks.items() if name.startswith(f"channel {channel.id}:")]
     assert "forever()" in text
     channel.cancel()
+
+
+@pytest.mark.parametrize("kind", ["2.7.18", "3.13.0"])
+def test_a_worker_that_is_ended_while_it_fetches_what_answers_says_nothing(group: Group, kind: str, our_stderr) -> None:
+    with our_stderr() as read:
+        gw = group.makegateway(f"popen//python={find_python(kind)}")
+        peer = gw._session
+        with peer.writing:  # both come in one read
+            peer._queue(f.ASK, 0, f.pack_pairs({"number": "1", "verb": "report"}))
+            peer._queue(f.BYE, 0)
+        peer.flush()
+
+        assert gw.join(20)
+        assert read() == ""

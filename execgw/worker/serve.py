@@ -17,7 +17,7 @@ from ..peer.peer import Peer
 from ..peer.pool import Pool
 from ..wire import frames as f
 from ..wire.codec import PROTOCOL, Codec
-from ..wire.errors import ClosedHere, ConnectionLost
+from ..wire.errors import ClosedHere, ConnectionLost, GatewayClosed
 from ..wire.mux import Mux, Port
 from .execute import DEADLOCK_TEXT, Task
 from .keeper import Keeper
@@ -175,8 +175,10 @@ class Server(object):
     def _steer(self, asked):
         # type: (Dict[str, str]) -> None
         """In a thread of the pool: answer what takes more code than the bundle has room for."""
-        from .steer import answer
-
+        try:
+            from .steer import answer
+        except GatewayClosed:  # we were ended while it was on its way: nobody waits for the answer
+            return
         self._tell(asked, answer(self, asked))
         self.peer.flush()
 
