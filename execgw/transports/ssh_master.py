@@ -162,6 +162,11 @@ class Master:
         done = self._call(["-M", "-N", "-S", self.path, "-o", f"ControlPersist={IDLE_SECONDS}", "--", self.host])
         if done.returncode == 0:
             return SHARED, b""
+        if done.returncode > 0 and _leads_through_another(asked.stdout.decode("utf-8", "replace")):
+            # Where a connection is to persist, ssh throws away what the ssh to a jump host says: ask once more.
+            alone = self._call(["-n", "-S", "none", "-o", "ControlPersist=no", "--", self.host, "true"])
+            if alone.returncode != 0:
+                return NOT, alone.stderr
         return NOT, done.stderr
 
     def _call(self, words: list[str]) -> subprocess.CompletedProcess[bytes]:
@@ -216,6 +221,12 @@ def _own_way(config: str) -> bytes | None:
         return None
     # His master must not be one of our processes, which end with their gateways, unless it goes to the background.
     return GUEST if said.get("controlpersist", "no") == "no" else OWN
+
+
+def _leads_through_another(config: str) -> bool:
+    """Whether what `ssh -G` says has a jump host or another program in between."""
+    said = dict(line.partition(" ")[::2] for line in config.splitlines())
+    return any(said.get(way, "none") != "none" for way in ("proxyjump", "proxycommand"))
 
 
 # -- all masters of this process
