@@ -50,3 +50,12 @@ def test_clients_that_lose_their_patience_get_their_own_answers_all_of_them_once
 
     assert "messages          1600" in shown
     assert "foreign nonces    0, gaps 0, doubles 0" in shown
+
+
+def test_slow_clients_are_sent_away_and_another_is_served_beside_many_that_are_idle() -> None:
+    # How long it takes is for the long run to say: here other tests run beside it.
+    shown = run(
+        "http_idle.py", *["--idle", "400", "--slow", "40", "--requests", "200", "--rounds", "1", "--times", "50"]
+    )
+
+    assert "sent away    40 of 40 slow ones" in shown
