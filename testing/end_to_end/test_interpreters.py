@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -28,13 +29,15 @@ def find_pyodide() -> str:
     """The folder that has the npm package; installed once, from npm's registry, for all runs."""
     find_part("node")
     package = CACHE / "node_modules" / "pyodide" / "pyodide.mjs"
-    if not package.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        command = [find_part("npm"), "install", "--no-audit", "--no-fund", "pyodide@314"]
-        done = subprocess.run(command, cwd=CACHE, capture_output=True, text=True, timeout=100)
-        if done.returncode:
-            why = f"npm could not install pyodide: {done.stderr[-500:]}"
-            pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs at a time one would find half of it
+        if not package.exists():
+            command = [find_part("npm"), "install", "--no-audit", "--no-fund", "pyodide@314"]
+            done = subprocess.run(command, cwd=CACHE, capture_output=True, text=True, timeout=100)
+            if done.returncode:
+                why = f"npm could not install pyodide: {done.stderr[-500:]}"
+                pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
     return str(CACHE)
 
 
