@@ -214,7 +214,7 @@ class KeptTransport(Resuming):
             self.session._queue(f.ACK, 0)
             self.loop.flush_soon(self.session)
         with self._order:
-            self._ring.trim(self.kept_mux.acked)
+            self._ring.trim(self.kept_mux.newest_ack)
         if self._leaving:
             self.session._wake_port_locked()
         over = self.kept_mux.over

@@ -14,6 +14,9 @@ if False:  # for mypy only: Python 2.7 has no typing module
     from typing import Any, Callable, Dict, List, Optional, Tuple  # noqa: F401
 
 
+_MASK = 0xFFFFFFFF
+
+
 def _nobody():
     # type: () -> None
     pass
@@ -28,11 +31,14 @@ class KeptReader(CheckedReader):
         # type: (int) -> None
         CheckedReader.__init__(self, max_frame)
         self.over = None  # type: Optional[Dict[str, str]]
+        self.ack = 0  # the newest; a worker may have had less than its keeper, so the last one may be older
 
     def feed(self, data):
         # type: (bytes) -> List[Tuple[int, int, int, int, int, int, Any]]
         frames = CheckedReader.feed(self, data)
         for at, frame in enumerate(frames):
+            if (frame[5] - self.ack) & _MASK <= _MASK // 2:
+                self.ack = frame[5]
             if frame[0] > f.LAST_KIND:
                 self.over = f.unpack_pairs(bytes(frame[6]))
                 return frames[:at]  # what comes behind it counts no more
@@ -55,6 +61,7 @@ class KeptMux(GuardedMux):
         self.reader = KeptReader()
         self.on_taken = _nobody  # type: Callable[[], None]
         self.on_fed = _nobody  # type: Callable[[], None]  # after each read: acknowledgements may have come
+        self.newest_ack = 0  # the last of our frames that the keeper has
         self.untold = {}  # type: Dict[int, int]
         self._counts = {}  # type: Dict[int, int]  # values and ends taken of each channel that the keeper keeps
         self._ends = {}  # type: Dict[int, int]  # that have come, and that nobody has seen
@@ -69,7 +76,7 @@ class KeptMux(GuardedMux):
         # type: (Dict[str, Any]) -> None
         """Go on where another near side was; *state* is what Kept.adopt() gave."""
         self.window = state["window"]
-        self.seq = self.acked = state["seq"]
+        self.seq = self.acked = self.newest_ack = state["seq"]
         self.received_seq = state["seen"]
         self._next = state["newest"] + 2
         self._newest_theirs = state["newest_theirs"]
@@ -121,7 +128,11 @@ class KeptMux(GuardedMux):
 
     def feed(self, data):
         # type: (bytes) -> List[Tuple[Any, ...]]
+        reader = self.reader
+        assert isinstance(reader, KeptReader)
+        reader.ack = self.newest_ack
         events = GuardedMux.feed(self, data)
+        self.newest_ack = reader.ack
         self.on_fed()
         return events
 

@@ -425,6 +425,20 @@ def test_a_frame_larger_than_any_is_refused_before_it_has_come(kept: Kept) -> No
         kept.from_worker(head)
 
 
+def test_an_older_acknowledgement_of_the_worker_takes_nothing_back(kept: Kept, near: KeptMux, far: Mux) -> None:
+    port, theirs = opened(near, far, kept)
+    answer = send(far, theirs, b"answer")  # before the worker has what the keeper has already
+    kept.from_near(send(near, port, b"1") + send(near, port, b"2"))
+    kept.speak()
+    ack = kept.take(1)
+    kept.from_worker(answer)
+
+    near.feed(ack + kept.take(1))
+
+    assert near.newest_ack == near.seq == 3
+    assert near.acked == 1
+
+
 def test_over_is_heard_by_the_near_side_and_no_part_of_the_session(near: KeptMux) -> None:
     near.received_seq = 2**31 + 5
     over = f.HEADER.pack(f.OVER, 0, 0, 0, 0, 0, len(HELLO)) + HELLO
