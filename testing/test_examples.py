@@ -29,6 +29,7 @@ SHOWN = {
     "hierarchy": (
         "below middle: True\nbelow below: True\nmiddle popen ['below']\nbelow channel ['deepest']\ndeepest popen []\n"
     ),
+    "resume": "this process receives 0 1\nanother process receives [2, 3, 4]\n",
     "subchannels": "result: 42\nlog: working\n",
     "testing_code": "passed, and no process was started\n",
     "venv": "hello from a project that uses six: True\nin home\n",

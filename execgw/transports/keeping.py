@@ -303,6 +303,7 @@ class KeptTransport(Resuming):
         """Leave, once the keeper has all that was said."""
         session = self.session
         self._leaving = True
+        session.sweep()  # of channels that nobody holds the rest is of no use to anybody
         self.tell_taken(always=True)
         done = await session.until(lambda port: self._is_idle() or session.lost, session.port, timeout)
         self._leaving = False
