@@ -171,7 +171,7 @@ class Carrying(Process):
 
     @property
     def busy(self) -> bool:
-        return bool(self.kept.lines)
+        return self.followers > 0  # what its code does only its client knows
 
     @property
     def idle_for(self) -> float | None:

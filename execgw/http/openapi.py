@@ -34,7 +34,7 @@ MEANS = {
     415: "no such content type here",
     416: "messages were dropped, for nobody took them in time",
     422: "the code raised",
-    429: "this token has as many processes as it may have",
+    429: "this token has as many processes, or this process runs as many codes, as it may",
     502: "the process could not be started",
     503: "there is no room, the code takes no data, or the server ends",
 }
@@ -132,7 +132,7 @@ def description(limits: ServerLimits) -> Json:
         "post": _op(
             "send",
             "Send source, data or frames",
-            _answers({200: _json("had before", HAD), 202: _json("taken", HAD)}, 404, 408, 409, 410, 413, 415, 503),
+            _answers({200: _json("had before", HAD), 202: _json("taken", HAD)}, 404, 408, 409, 410, 413, 415, 429, 503),
             _query("seq", "the number of this request; one that was had before runs nothing", {**WHOLE, "minimum": 1}),
             _query("channel", "whose code the data is for; without, the newest", {**WHOLE, "minimum": 1}),
             _query("end", "no more data will come", TEXT_TYPE),

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from .policy import Start
 
 PATIENCE = 60.0  # seconds that the code waits for a reader once the queue is full, unless the client says otherwise
+WINDOW = 512 * 1024  # bytes that wait beside the queue, for each code that runs
+CHUNK = 64 * 1024
+MOST_CODES = 64  # that run at a time in one process
+LEAST_HELD = 2 * MOST_CODES * WINDOW  # bytes that wait beside the queue in all; a process that sends more is ended
 REMEMBERED_POSTS = 1024  # whose bodies are compared when their number comes again
 MOST_TEXT = 16 * 1024  # characters of an error and its traceback
 
@@ -67,7 +71,8 @@ class Talking(Process):
         """Start the process.  Raises StartError."""
         self.group = group
         xspec = XSpec(spec)
-        session = await begin_session(group, xspec, lambda transport: guard(transport, self), self.messages.largest)
+        session = await begin_session(group, xspec, self._guard, self.messages.largest)
+        session.mux.max_held = max(LEAST_HELD, 4 * self.limits.queue)
         self.gateway = group._gateway_class(group, session, xspec, "thread")
         group._add(self.gateway)
         session.when_over.append(self._on_over)
@@ -75,6 +80,11 @@ class Talking(Process):
             self._on_over()
         else:
             await self.gateway._set_output(self.output, None)
+
+    def _guard(self, transport: Transport) -> None:
+        transport.window = WINDOW
+        transport.chunk = CHUNK
+        guard(transport, self)
 
     def _on_over(self) -> None:
         ended = self.gateway._session.transport.ended()
@@ -172,6 +182,9 @@ class Talking(Process):
 
     async def run(self, source: str) -> int:
         """Run source in it; returns the number of its channel."""
+        if len(self._channels) >= MOST_CODES:
+            why = f"{MOST_CODES} codes run in this process already; wait for one to end, or start another process"
+            raise Refusal(429, "limit", why, 1.0)
         try:
             channel = await self.gateway.remote_exec(source)
         except ValueError as e:

@@ -162,7 +162,9 @@ class Kept(object):
 
     def __init__(self, window=1 << 20, most_unseen=MOST_UNSEEN, adoptable=True):
         # type: (int, int, bool) -> None
-        self.adoptable = adoptable  # False: the near side never says TAKEN, and what it has seen is forgotten
+        # False: nobody will adopt it.  Then what the near side has seen is forgotten, and nothing is noted of channels
+        # and questions: two sides that are not trusted could have any number of them.
+        self.adoptable = adoptable
         self.window = window  # until the near side's HELLO says another
         self.most_unseen = most_unseen
         self.greeting = []  # type: List[Entry]  # the worker's start marker, and its HELLO
@@ -213,7 +215,8 @@ class Kept(object):
             self._unseen.append(entry)
             self._unsent.append(entry)
             self.unseen_size += len(raw) + ENTRY_COST
-            self._note_worker(kind, frame[1], frame[2], entry)
+            if self.adoptable:
+                self._note_worker(kind, frame[1], frame[2], entry)
 
     def _line(self, number):
         # type: (int) -> Optional[Line]
@@ -234,10 +237,7 @@ class Kept(object):
         line = self._line(number)
         if line is None:
             return
-        if not self.adoptable:
-            if kind == f.CLOSE:
-                del self.lines[number]
-        elif kind == f.CREDIT:
+        if kind == f.CREDIT:
             line.allowed += f.unpack_credit(entry.data[HEADER_SIZE:])
         elif kind == f.DATA:
             if line.ended:
@@ -312,10 +312,13 @@ class Kept(object):
             self.near_seq = seq
             self._owed += len(raw) + ENTRY_COST
             if kind == f.TAKEN:
-                self._take_off(raw)
+                if self.adoptable:
+                    self._take_off(raw)
                 raw = HEADER.pack(f.ACK, 0, 0, 0, seq, ack, 0)
                 self.speak()
-            else:
+            elif kind == f.BYE:
+                self.bye = True
+            elif self.adoptable:
                 self._note_near(kind, flags, number, raw)
             out.append(raw)
         return b"".join(out)
@@ -333,8 +336,6 @@ class Kept(object):
         # type: (int, int, int, bytes) -> None
         if kind == f.TELL:
             self.asked.pop(f.unpack_pairs(raw[HEADER_SIZE:]).get("number", ""), None)
-        elif kind == f.BYE:
-            self.bye = True
         elif kind in (f.EXEC, f.DATA, f.CREDIT, f.END, f.CLOSE):
             line = self._line(number)
             if line is None:

@@ -105,3 +105,25 @@ def test_streams_are_no_reason_to_wait_once_they_have_had_a_message(small):
     assert count == 100
     late = small.get(path, params={"after": 0})
     assert late.status_code == 416
+
+
+def test_a_process_runs_so_many_codes_at_a_time_and_no_more(small):
+    path = _start(small, "channel.receive()")
+    source = {"Content-Type": "text/x-python"}
+
+    statuses = [small.post(path, content="channel.receive()", headers=source).status_code for _ in range(64)]
+    small.post(path, json=1, params={"channel": 3})
+    assert small.get(path, params={"wait": 10}).json()["of"] == "channel"
+
+    assert statuses == [202] * 63 + [429]
+    assert small.post(path, content="channel.receive()", headers=source).status_code == 202
+
+
+def test_a_worker_that_sends_on_channels_of_its_own_without_end_is_ended_and_the_server_stays_small(small):
+    before = _resident(small.process.pid)
+    path = _start(small, "new = channel.gateway.newchannel\nwhile True:\n    new().send(b'x' * 65536)", patience=None)
+
+    answer = small.get(path, params={"wait": 30})
+
+    assert (answer.status_code, answer.json()["of"]) == (410, "process")
+    assert _resident(small.process.pid) - before < 160 << 20

@@ -25,6 +25,17 @@ def test_a_near_side_that_never_says_what_is_taken_makes_nothing_be_kept_but_wha
         kept.from_near(frame(near, f.ACK, 0))
 
     assert kept.unseen_size == 0
-    assert [line.entries() for line in kept.lines.values()] == [[]]
-    kept.from_worker(frame(far, f.CLOSE, port.number))
     assert not kept.lines
+
+
+def test_channels_and_questions_without_end_cost_nothing_once_they_are_seen(far: Mux) -> None:
+    near, kept = Mux(NEAR), Kept(adoptable=False)
+    kept.from_worker(f.MARKER + far.hello(f.pack_pairs({"version": "1"})))
+    near.feed(kept.take(1 << 20)[len(f.MARKER) :])
+    for number in range(9):
+        kept.from_worker(send(far, far.open(), b"value"))
+        kept.from_worker(frame(far, f.ASK, 0, f.pack_pairs({"number": str(number), "verb": "module"})))
+        near.feed(kept.take(1 << 20))
+        kept.from_near(frame(near, f.ACK, 0))
+
+    assert (kept.unseen_size, kept.lines, kept.asked) == (0, {}, {})
