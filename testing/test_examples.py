@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from exec_server import ExecServer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "execgw-testing"
@@ -55,9 +56,15 @@ def test_an_example_prints_what_it_is_there_to_show(name: str) -> None:
 def test_no_example_is_without_a_test_or_longer_than_a_screen() -> None:
     files = {path.stem: path for path in EXAMPLES.glob("*.py")}
 
-    assert set(files) == {*SHOWN, "wordcount"}
-    for name in SHOWN:
+    assert set(files) == {*SHOWN, "over_http", "wordcount"}
+    for name in [*SHOWN, "over_http"]:
         assert len(files[name].read_text("utf-8").splitlines()) <= LONGEST, name
+
+
+def test_the_session_over_http_ends_with_two(exec_server: ExecServer) -> None:
+    done = run("over_http", exec_server.spec())
+
+    assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
 
 
 def test_wordcount_counts_the_words_of_all_files(tmp_path: Path) -> None:

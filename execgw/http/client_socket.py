@@ -202,15 +202,17 @@ class WebSocketLink(SocketTransport):
             if len(data) > AT_A_TIME:
                 data = data[:AT_A_TIME]
             self._left.append(Frame(Opcode.BINARY, data).serialize(mask=True))
-            self._drain()
-            return len(data)
+            done = self._drain()
+        if not done:
+            self._when_room()  # who has written all asks for nothing more
+        return len(data)
 
     def _put(self, parts: list[bytes]) -> None:
         with self._sending:
             self._left += parts
             done = self._drain()
         if not done:
-            self.want_write()
+            self._when_room()
 
     def _drain(self) -> bool:
         """Send what waits; whether all of it went.  The caller holds `_sending`."""
@@ -231,6 +233,9 @@ class WebSocketLink(SocketTransport):
 
     def want_write(self) -> None:
         self._wanted = True
+        self._when_room()
+
+    def _when_room(self) -> None:
         with self.loop.lock:
             if self._fd >= 0:
                 self.loop.when_writable(self._fd, self._on_room)
@@ -240,7 +245,7 @@ class WebSocketLink(SocketTransport):
         with self._sending:
             done = self._drain()
         if not done:
-            self.want_write()
+            self._when_room()
             return
         wanted, self._wanted = self._wanted, False
         if wanted:

@@ -36,9 +36,11 @@ class HttpKind:
                 f"{text}: via= cannot be given with http=: the connection is made from here; give the address at which "
                 "this side reaches the server, say a tunnel: ssh -L PORT:HOST:PORT"
             )
-        for key in ("python", "dont_write_bytecode"):
+        for key in ("python", "dont_write_bytecode", "nice"):
             if getattr(spec, key):
-                raise SpecError(f"{text}: {key}=: the server's policy says which interpreter runs: give spec=NAME")
+                raise SpecError(
+                    f"{text}: {key}=: how the interpreter is started, the server's policy says: give spec=NAME"
+                )
         if spec.websocket not in WEBSOCKET:
             raise SpecError(f"{text}: websocket={spec.websocket!r}: it is yes or no")
         if spec.spec is True:

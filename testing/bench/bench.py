@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import over_http
 from contestants import Execgw, Execnet, Raw, start_times
 
 HERE = Path(__file__).parent
@@ -29,6 +30,7 @@ NESTED = [
     {"id": i, "name": f"item-{i}", "tags": ["a", "b", i], "weight": i / 3, "ok": True, "none": None}
     for i in range(2000)
 ]
+OVER_HTTP = {"raw": over_http.bare, "execgw": over_http.through_exec_server}
 Figures = dict[str, dict[str, float]]  # row -> contestant -> median
 
 
@@ -86,6 +88,7 @@ ROWS = [
         "<= 5 x the raw round trip",
         lambda row, all: row["execgw"] <= 5 * all.get("trip", row)["raw"],
     ),
+    Row("http", "round trip through an exec-server", "us", "<= 2 x a bare WebSocket echo (raw)", _at_most(2)),
     Row("many-start", "{n} gateways: start", "s", "in parallel", lambda row, _: True),
     Row("many-end", "{n} gateways: end", "s", "< 5 s", lambda row, _: row["execgw"] < 5),
     Row("many-threads", "{n} gateways: near-side threads", "", "O(1)", lambda row, _: row["execgw"] <= 8),
@@ -126,7 +129,9 @@ def measure(kind: type[Any], keys: set[str]) -> dict[str, float]:
     if keys & {"factory", "factory_p99"}:
         starts = start_times(kind, 100)
         found["factory"], found["factory_p99"] = statistics.median(starts) * 1e3, starts[98] * 1e3
-    if not keys - {"start", "factory", "factory_p99"}:
+    if "http" in keys and kind.name in OVER_HTTP:
+        found["http"] = OVER_HTTP[kind.name]()
+    if not keys - {"start", "factory", "factory_p99", "http"}:
         return found
     peer, _ = start_and_echo(kind)
     try:

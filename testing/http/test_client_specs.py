@@ -90,6 +90,7 @@ def test_no_secret_is_shown_with_the_server(tmp_path: Path) -> None:
     [
         ("python=python3", "spec=NAME"),
         ("dont_write_bytecode", "spec=NAME"),
+        ("nice=3", "spec=NAME"),
         ("websocket=maybe", "yes or no"),
         ("spec", "spec=NAME"),
         ("resume=soon", "no time in seconds"),

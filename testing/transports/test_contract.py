@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from far_websocket import link_to
 
 from execgw import Group, XSpec, _bundle
 from execgw._loop import get_loop
@@ -219,8 +220,10 @@ _MEMORY_PROGRAMS = {
     "failing": lambda fd, gate: None,
 }
 
+
 LINES = {"process": _start_process, "command": _start_command, "relay": _start_relay}
 LINES.update({"factory": _start_factory, "memory": _start_memory})
+LINES["websocket"] = lambda name, receiver, group: link_to(lambda fd: _MEMORY_PROGRAMS[name](fd, receiver.gate))
 WITH_PROCESS = ["process", "command", "relay", "factory"]  # a thread can neither be killed nor tell how it ended
 
 
@@ -298,7 +301,7 @@ def test_waiting_ends_after_its_time(start):
         assert line.transport.wait(0.01) is False
 
 
-@pytest.mark.parametrize("start", ["process", "memory"], indirect=True)
+@pytest.mark.parametrize("start", ["process", "memory", "websocket"], indirect=True)
 def test_wake_gets_a_thread_out_of_wait(start):
     line = start("echo")
     results = []
