@@ -114,7 +114,8 @@ def check_origin(headers: Mapping[str, str], allowed: Container[str] = ()) -> No
     origin = headers.get("origin")
     if origin is None or origin in allowed:
         return  # it comes from no browser; or from where the operator said
-    if origin.partition("://")[2] != headers.get("host", "") or "://" not in origin:
+    scheme, _, site = origin.partition("://")
+    if not site or scheme not in ("http", "https") or site.lower() != headers.get("host", "").lower():
         raise Denied(
             403,
             "origin",

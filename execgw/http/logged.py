@@ -52,9 +52,11 @@ class Logged:
         pid = scope.get("path_params", {}).get("pid")
         if pid:
             told["pid"] = pid[:8]
-        log.info("%s %s %d", method, route, status, extra=told)
+        quiet = route in QUIET and status == 200
+        log.log(logging.DEBUG if quiet else logging.INFO, "%s %s %d", method, route, status, extra=told)
 
 
+QUIET = {"/processes"}  # what each open page asks for, every other second
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 
 

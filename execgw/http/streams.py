@@ -10,14 +10,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..peer.compat import clock
 from . import values_routes
-from .access import Denied
+from .access import Denied, check_origin
 from .bodies import JSON, as_object, from_json, value_in
 from .carrying import Carrying
 from .failures import Refusal, answer, body_of
@@ -162,7 +161,7 @@ class Sockets:
 
     def _process_of(self, socket: WebSocket) -> tuple[Process, Caller]:
         server, pid = self._server, socket.path_params["pid"]
-        self._check_origin(socket)
+        check_origin(socket.headers, server.policy.origins)
         ticket = socket.query_params.get("ticket")
         if ticket is not None:
             caller = server.access.redeem(ticket, purpose_of(pid))
@@ -171,15 +170,6 @@ class Sockets:
         socket.scope["execgw.caller"] = caller.name
         caller.need("exec")
         return server.table.find(pid, caller), caller
-
-    def _check_origin(self, socket: WebSocket) -> None:
-        """A browser says whose page connects; of other sites' pages only those that the operator has named may."""
-        origin = socket.headers.get("origin")
-        if origin is None or origin in self._server.policy.origins:
-            return
-        if urlsplit(origin).netloc.lower() != socket.headers.get("host", "").lower():
-            why = f"pages of {origin!r:.200} may not connect here; the operator can allow it with origins = [...]"
-            raise Refusal(403, "origin", why)
 
 
 class _Talk:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from execgw.errors import SpecError
-from execgw.http.access import MOST_TICKETS, SCOPES, TICKET_SECONDS, Access, Caller, Denied, TokenFile
+from execgw.http.access import MOST_TICKETS, SCOPES, TICKET_SECONDS, Access, Caller, Denied, TokenFile, check_origin
 
 
 class Clock:
@@ -278,3 +278,43 @@ def test_tickets_that_nobody_uses_are_bounded_and_forgotten(file: TokenFile) -> 
 
     assert (denied.status, denied.retry_after) == (429, TICKET_SECONDS)
     assert access.redeem(access.ticket(caller)) == caller
+
+
+# -- other sites
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        (None, "here:1"),
+        ("http://here:1", "here:1"),
+        ("https://here", "here"),
+        ("https://HERE:1", "here:1"),
+        ("https://dash.example", "here:1"),
+    ],
+)
+def test_a_page_of_this_site_or_of_a_named_one_may(origin: str | None, host: str) -> None:
+    headers = {"host": host, **({} if origin is None else {"origin": origin})}
+
+    check_origin(headers, {"https://dash.example"})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "",
+        "null",
+        "here:1",
+        "http://here",
+        "http://here:2",
+        "http://here:1.evil",
+        "http://evil/here:1",
+        "file://here:1",
+        "http://",
+    ],
+)
+def test_a_page_of_another_site_may_not(origin: str) -> None:
+    denied = refusal(check_origin, {"origin": origin, "host": "here:1"})
+
+    assert (denied.status, denied.word) == (403, "origin")
+    assert refusal(check_origin, {"origin": origin}).status == 403
