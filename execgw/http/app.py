@@ -27,7 +27,7 @@ from .bodies import FORM, SOURCE, TEXT, kind_of
 from .carrying import GRACE, Carrying
 from .failures import Refusal, answer
 from .limits import Places
-from .logged import Logged
+from .logged import Logged, named
 from .policy import Policy
 from .processes import END_SECONDS, Process, Table, log
 from .purposes import purpose_of
@@ -251,7 +251,7 @@ class Server:
         """All of them."""
 
         def route(path: str, method: str, scope: str | None, handler: Any, name: str | None = None) -> Route:
-            endpoint = handler if scope is None else self.guarded(path, scope, handler)
+            endpoint = named(path, handler) if scope is None else self.guarded(path, scope, handler)
             made = Route(path, endpoint, methods=[method], name=name)
             if made.methods is not None:
                 made.methods.discard("HEAD")  # which would take a message

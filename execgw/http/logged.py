@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from ..peer.compat import clock
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from .metrics import Metrics
+
+    Endpoint = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger("execgw.http.access")
 
@@ -58,6 +63,16 @@ class Logged:
 
 QUIET = {"/processes"}  # what each open page asks for, every other second
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+
+
+def named(path: str, endpoint: Endpoint) -> Endpoint:
+    """The endpoint, whose requests are logged under that path; Starlette itself tells it only from 1.8 on."""
+
+    async def with_name(request: Request) -> Response:
+        request.scope["execgw.route"] = path
+        return await endpoint(request)
+
+    return with_name
 
 
 def pattern_of(scope: Scope) -> str:

@@ -10,6 +10,7 @@ from .access import Caller, Denied
 
 if TYPE_CHECKING:
     from .app import Server
+    from .processes import Process
 
 EVERY = 1.0  # seconds; a request with such a token is refused at once
 
@@ -18,15 +19,23 @@ log = logging.getLogger("execgw.http")
 
 async def watch_owners(server: Server) -> None:
     """Look again and again, until it is cancelled."""
-    ending: set[asyncio.Task[str]] = set()
+    ending: set[asyncio.Task[str]] = set()  # the event loop itself holds them only weakly
     while True:
-        for owner in {process.owner for process in server.table.live}:
-            why = _over(server, owner)
-            for process in server.table.live if why else ():
-                if process.owner == owner and not process.ending:
-                    ending.add(asyncio.ensure_future(process.end(why)))
-        ending = {task for task in ending if not task.done()}
+        try:
+            for process, why in _of_nobody(server):
+                task = asyncio.ensure_future(process.end(why))
+                ending.add(task)
+                task.add_done_callback(ending.discard)
+        except Exception:  # a bug in one look must not be the last look
+            log.exception("while looking at owners")
         await asyncio.sleep(EVERY)
+
+
+def _of_nobody(server: Server) -> list[tuple[Process, str]]:
+    """The processes whose owner's token is over, and why it is."""
+    owners = {process.owner for process in server.table.live if not process.ending}
+    over = {owner: why for owner in owners if (why := _over(server, owner))}
+    return [(one, over[one.owner]) for one in server.table.live if one.owner in over and not one.ending]
 
 
 def _over(server: Server, owner: str) -> str:

@@ -16,7 +16,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +29,14 @@ from starlette.routing import Route
 from ..errors import ExecgwError
 from ..wire.printable import COLOUR, printable
 from .access import Caller, Denied, check_origin, hash_of
+from .logged import named
 from .requests import body_of
 
 if TYPE_CHECKING:
     from .app import Server
     from .processes import Process
 
-COOKIE = "execgw_session"
+LONGEST_FORM = 8192  # bytes; who sends one need not have shown a token
 SESSION_SECONDS = 12 * 3600.0
 MOST_SESSIONS = 1000
 MOST_SHOWN = 200  # processes on the page; the rest is counted
@@ -79,7 +80,7 @@ class Page:
 
     def _session(self, request: Request) -> Session | None:
         """Whose browser it is, if the session is known and its token still good."""
-        found = self._sessions.get(hash_of(request.cookies.get(COOKIE, "")))
+        found = self._sessions.get(_key(request))
         if found is None:
             return None
         try:
@@ -87,7 +88,7 @@ class Page:
                 raise Denied(401, "token", "the session is over")
             found.caller = _server(request).access.check(found.caller)
         except Denied:
-            self._sessions.pop(hash_of(request.cookies[COOKIE]), None)
+            self._sessions.pop(_key(request), None)
             return None
         return found
 
@@ -123,9 +124,9 @@ class Page:
             caller = _server(request).access.knows(form.get("token", "").strip())
         except Denied as e:
             return _html(_question(e.why), e.status)
-        response = _home(request)
+        response = _home()
         response.set_cookie(
-            COOKIE,
+            _cookie(request),
             self._begin(caller),
             max_age=int(SESSION_SECONDS),
             path="/",
@@ -139,15 +140,17 @@ class Page:
         """POST /act"""
         session = self._session(request)
         if session is None:
-            return _home(request)
+            return _home()
         form = await _form(request)
         if not hmac.compare_digest(form.get("key", "").encode(), session.key.encode()):
-            return _html(_document("Refused", "<p>This form is not of your session; <a href='/'>go back</a>.</p>"), 403)
+            return _html(
+                _document("Refused", "<p>This form is not of your session; <a href='./'>go back</a>.</p>"), 403
+            )
         what = form.get("do", "")
         if what == "logout":
-            self._sessions.pop(hash_of(request.cookies[COOKIE]), None)
-            response = _home(request)
-            response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+            self._sessions.pop(_key(request), None)
+            response = _home()
+            response.delete_cookie(_cookie(request), path="/", httponly=True, samesite="strict")
             return response
         session.caller.need("exec")
         process = _server(request).table.find(form.get("pid", ""), session.caller)
@@ -158,21 +161,25 @@ class Page:
                 await process.end(f"{session.caller.name!r} asked for it on the page")
         except ExecgwError:
             pass  # it has just ended; the page shows that
-        return _home(request)
+        return _home()
 
 
 def page_routes() -> list[Route]:
     """What make_app(routes=) takes."""
     page = Page()
     return [
-        Route("/", _shown(page.home), methods=["GET"]),
-        Route("/processes", _shown(page.processes), methods=["GET"]),
-        Route("/login", _shown(page.login), methods=["POST"]),
-        Route("/act", _shown(page.act), methods=["POST"]),
-        Route("/page.css", _file("page.css", "text/css"), methods=["GET"]),
-        Route("/page.svg", _file("page.svg", "image/svg+xml"), methods=["GET"]),
-        Route("/page.js", _file("page.js", "text/javascript"), methods=["GET"]),
+        _route("/", "GET", _shown(page.home)),
+        _route("/processes", "GET", _shown(page.processes)),
+        _route("/login", "POST", _shown(page.login)),
+        _route("/act", "POST", _shown(page.act)),
+        _route("/page.css", "GET", _file("page.css", "text/css")),
+        _route("/page.svg", "GET", _file("page.svg", "image/svg+xml")),
+        _route("/page.js", "GET", _file("page.js", "text/javascript")),
     ]
+
+
+def _route(path: str, method: str, handler: Handler) -> Route:
+    return Route(path, named(path, handler), methods=[method])
 
 
 def _shown(handler: Handler) -> Handler:
@@ -182,7 +189,7 @@ def _shown(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Denied as e:
-            back = "<p><a href='/'>Back to the processes</a></p>"
+            back = "<p><a href='./'>Back to the processes</a></p>"
             return _html(_document("Refused", f"<h1>Refused</h1><p>{escape(e.why)}</p>{back}"), e.status)
 
     return endpoint
@@ -202,17 +209,27 @@ def _server(request: Request) -> Server:
     return server
 
 
+def _cookie(request: Request) -> str:
+    """The name of the cookie: browsers send those of one host to all of its ports."""
+    return f"execgw_session_{(request.scope.get('server') or ('', 0))[1]}"
+
+
+def _key(request: Request) -> str:
+    """What a session is kept by: a hash, so that how long it takes to look for one tells nothing."""
+    return hash_of(request.cookies.get(_cookie(request), ""))
+
+
 async def _form(request: Request) -> dict[str, str]:
     """The fields of a form that was sent from a page of ours."""
     server = _server(request)
     check_origin(request.headers, server.policy.origins)
-    body = await body_of(request, server.limits)
+    body = await body_of(request, replace(server.limits, body=min(server.limits.body, LONGEST_FORM)))
     fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=16)
     return {key: values[0] for key, values in fields.items()}
 
 
-def _home(request: Request) -> Response:
-    return RedirectResponse(request.scope.get("root_path", "") + "/", 303, HEADERS)
+def _home() -> Response:
+    return RedirectResponse("./", 303, HEADERS)  # wherever a proxy has put it
 
 
 def _html(text: str, status: int = 200) -> Response:

@@ -216,7 +216,7 @@ async def serve(
     try:
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
-            await _drain(app, limits)
+            server.force_exit = not await _drain(app, limits)
             server.should_exit = True
         await serving
     finally:
@@ -227,11 +227,14 @@ async def serve(
     log.info("ended")
 
 
-async def _drain(app: Starlette, limits: ServerLimits) -> None:
-    """End the processes in order; what does not end in time is killed with us."""
+async def _drain(app: Starlette, limits: ServerLimits) -> bool:
+    """End the processes in order; whether that was done in time.  What is left is killed with us."""
     try:
         await asyncio.wait_for(app.state.drain(), limits.drain + 1.0)
     except asyncio.TimeoutError:
         log.error("drain took too long", extra={"seconds": limits.drain})
     except Exception:
         log.exception("drain failed")
+    else:
+        return True
+    return False

@@ -187,7 +187,9 @@ def test_a_head_that_is_too_large_is_refused() -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_request_that_waits_long_is_not_slow() -> None:
+def test_a_request_that_waits_long_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "AFTER_APP", 0.0)
+
     with served(slow=0.2) as here, here.connect(WAIT) as waiting, here.connect("GET /") as slow:
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")  # so the time is over for who is slow
         here.loop.call_soon_threadsafe(here.go.set)
@@ -267,10 +269,12 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
         assert one_answer(other).endswith("at last")
 
 
-def test_a_websocket_outlives_the_times_of_the_door() -> None:
+def test_a_websocket_outlives_the_times_of_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     from websockets.sync.client import connect
 
-    with served(slow=0.2) as here, connect(f"ws://127.0.0.1:{here.port}/ws") as ws, here.connect("GET /") as slow:
+    monkeypatch.setattr(door_module, "IDLE_SECONDS", 1.0)
+
+    with served(slow=1.2) as here, connect(f"ws://127.0.0.1:{here.port}/ws") as ws, here.connect("GET /") as slow:
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
 
         ws.send("still here")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -126,3 +128,28 @@ def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     begun = time.monotonic()
     while os.path.exists(f"/proc/{grandchild}"):
         assert time.monotonic() - begun < 10
+
+
+def test_a_drain_that_does_not_come_to_an_end_is_cut_short(tmp_path: Path) -> None:
+    program = """
+import asyncio, os, signal
+from execgw.http.access import Access
+from execgw.http.app import make_app
+from execgw.http.limits import ServerLimits
+from execgw.http.serving import Listening, bind, serve
+from execgw.transports.address import Address
+
+async def never():
+    await asyncio.Event().wait()
+
+app = make_app(Access())
+app.state.drain = never
+listening = Listening(Address("127.0.0.1", 0))
+ready = lambda: os.kill(os.getpid(), signal.SIGTERM)
+asyncio.run(serve(app, listening, ServerLimits(drain=0.5), bind(listening.address), ready))
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0
+    assert done.stderr.startswith("drain took too long\n")
