@@ -59,3 +59,10 @@ def test_slow_clients_are_sent_away_and_another_is_served_beside_many_that_are_i
     )
 
     assert "sent away    40 of 40 slow ones" in shown
+
+
+@pytest.mark.parametrize("websocket", ["yes", "no"])
+def test_nothing_is_lost_or_doubled_while_every_connection_to_an_exec_server_is_cut(websocket: str) -> None:
+    shown = run("http_cuts.py", "--seconds", "1", "--low", "20000", "--websocket", websocket)
+
+    assert "values received" in shown

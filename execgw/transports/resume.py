@@ -191,6 +191,7 @@ class Resuming(SocketTransport):
         self._deadline = clock() + seconds  # for the first link
         self._pause = PAUSES[0]
         self._heard = False  # of the other side, over this link
+        self._had: int | None = None  # what it had when that began
         self._order = threading.RLock()  # who moves the ring, or changes the link
         self._ring = Ring()
         self._link: Transport | None = None
@@ -214,7 +215,8 @@ class Resuming(SocketTransport):
     def _connect(self, first: bool) -> None:
         begun = clock()
         if self._heard:
-            self._heard, self._deadline, self._pause = False, begun + self.grace, PAUSES[0]
+            self._heard = False
+            self._start_anew()
         elif not first:  # a link over which nothing came is no better than none
             self._rest()
         while not self._closing.is_set():
@@ -235,8 +237,15 @@ class Resuming(SocketTransport):
                 return False
             self._lose(Ended(why=f"no connection for {clock() - begun:.3g} s: {e or type(e).__name__}"))
         else:
+            if had != self._had:  # it was, though nothing was heard over it
+                self._had = had
+                self._start_anew()
             self.loop.call_soon(functools.partial(self._adopt, link, had))
         return True
+
+    def _start_anew(self) -> None:
+        """The last link was of use: the next may be looked for at once, and as long as ever."""
+        self._deadline, self._pause = clock() + self.grace, PAUSES[0]
 
     def _rest(self) -> None:
         """Not all clients of a server that was away for a moment come back at the same time."""
