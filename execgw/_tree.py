@@ -19,6 +19,7 @@ from .wire.printable import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ._session import Session
     from .gateway import Gateway
 
 ASK_SECONDS = 2.0
@@ -33,7 +34,7 @@ class Node:
     """One gateway.
 
     kind        the spec key that chose it, or 'channel' for a ChannelGateway
-    state       'live', 'lost', or 'silent': no answer in time
+    state       'live', 'lost', 'silent': no answer in time, or 'away': neither, for its link is broken (resume=)
     tasks       code that runs there, and `queued` what waits for the main thread
     waiting     items that wait to be received there, in all channels
     credit      bytes that it may send on the channel that has least left; None without channels
@@ -146,7 +147,7 @@ def _look(gateway: Gateway, timeout: float) -> Node:
     try:
         status = gateway.status(timeout)
     except (ExecgwError, OSError):
-        return Node(gateway.id, state="silent" if session.lost is None else "lost", **facts)
+        return Node(gateway.id, state=_state(session), **facts)
     return Node(
         gateway.id,
         host=_text(status.host),
@@ -159,6 +160,13 @@ def _look(gateway: Gateway, timeout: float) -> Node:
         cpu=status.cpu,
         **facts,
     )
+
+
+def _state(session: Session) -> str:
+    """Why it has not answered."""
+    if session.lost is not None:
+        return "lost"
+    return "away" if session.transport.resumes and session.transport.fileno() is None else "silent"
 
 
 def _kind(gateway: Gateway) -> str:

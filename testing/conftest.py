@@ -30,6 +30,7 @@ ALL = os.environ.get("EXECGW_KINDS") == "all"  # tox -e fence
 OVER_HTTP = ("test_channel.py", "test_files.py")  # what runs over http by default, and everything with ALL
 if ALL:
     KINDS[7:-1] = ["3.7.16", "3.8.18", "3.9.18", "3.10.13", "3.11.7", "3.12.1", "3.13.0", "pypy3", "jython"]
+    KINDS.insert(3, "resume")
 # What /usr/bin/jython runs, with options of Java that halve the time of its start.
 DEBIANS_JYTHON = (
     "java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -jar /usr/share/java/jython.jar "
@@ -297,6 +298,8 @@ def make(group: Group, kind: str, request: pytest.FixtureRequest) -> Gateway:
     if kind == "via":
         group.makegateway("popen//id=master")
         return group.makegateway("popen//via=master")
+    if kind == "resume":
+        return group.makegateway("popen//resume=20")
     if kind[0].isdigit() or kind in ("pypy3", "jython"):
         return group.makegateway(f"popen//python={find_python(kind)}")
     return group.makegateway(kind)

@@ -47,9 +47,13 @@ Explanation = tuple[type[StartError], str]  # what a failed start means, and wha
 
 
 class AnyFactory(Protocol):
-    """What starts workers in place of an interpreter: see factory.py, factory_tcp.py."""
+    """What starts workers in place of an interpreter: see factory.py, factory_tcp.py.
+
+    is_here  on this host: a new interpreter would be as good
+    """
 
     name: str
+    is_here: bool
 
     def transport(self, launch: Launch) -> Transport: ...
 

@@ -39,6 +39,8 @@ LOCAL = "local"  # the name of a group's own factory
 class Factory:
     """The link to a fork server on this host."""
 
+    is_here = True
+
     def __init__(self, name: str, sock: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
         self.name = name
         self.process = process

@@ -28,6 +28,8 @@ NOT_HERE = "raise SystemExit('execgw: this listener has no factory; start it wit
 class TcpFactory:
     """The port of `execgw service HOST:PORT`."""
 
+    is_here = False
+
     def __init__(self, name: str, address: Address, token: str | None, tls: str | None) -> None:
         if token is None:
             raise SpecError(f"the factory at {address} needs the token of the service: token='file:PATH' or 'env:NAME'")
@@ -40,11 +42,14 @@ class TcpFactory:
         return f"the factory {self.name!r} at {self.address}"
 
     def transport(self, launch: Launch) -> Transport:
-        """A new worker."""
+        """A new worker; one with resume= is a new process, which a keeper has started there."""
         if launch.spec.lease or launch.spec.idle:
             raise SpecError(
                 f"{str(launch.spec)!r}: {self} has no leases; one at a Unix socket, or beside a gateway, has"
             )
+        if launch.front:
+            plan = Plan(launch, self.address, self.token, self.trust, *launch.bundle(1))
+            return TcpTransport(plan) if self.trust is None else TlsTransport(plan)
         plan = Plan(launch, self.address, self.token, self.trust, NOT_HERE, b"")
         plan.request.update(factory=__version__, env={}, chdir=None, nice=None)  # there is no interpreter to start
         transport = TcpTransport(plan) if self.trust is None else TlsTransport(plan)

@@ -115,7 +115,7 @@ class FrontConnector:
     # -- the first link
 
     def _begin(self, raw: Transport, seconds: float) -> FrontLink:
-        same = not interpreter(self.launch) and self.launch.spec.popen
+        same = not interpreter(self.launch) and self.launch.spec.popen and self.launch.factory is None
         program, boot = _bundle.for_same() if same else _bundle.for_other(1)
         request = {
             "do": "start", "id": self.id, "secret": self.secret, "grace": self.grace, "keepalive": self.keepalive,
@@ -282,8 +282,8 @@ def check(launch: Launch, via: Session | None) -> None:
     problem = ""
     if via is not None:
         problem = "its link is part of another gateway's (via=), and ends with that; give resume= to that one"
-    elif launch.factory is not None or spec.factory:
-        problem = "a worker of a factory ends with its link: give factory=none"
+    elif launch.factory is not None and launch.factory.is_here:
+        problem = "a worker of a fork server ends with its link: give factory=none"
     elif spec.memory:
         problem = "a worker in this very process has no link that could break"
     elif spec.installvia:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from cutting import CuttingProxy
+from listener import write_token
 from sshd import sshd_fixture  # noqa: F401
 
 from execgw import ConnectionLost, Gateway, Group, SpecError, StartError
@@ -109,6 +111,59 @@ def test_cuts_at_random_bytes_under_load_both_ways_lose_and_double_nothing(nothi
     assert int(str(seen["cuts"])) >= 25
 
 
+@pytest.mark.soak
+def test_cuts_at_places_all_over_a_handshake_and_an_exchange_lose_nothing(group: Group, plain: Any) -> None:
+    with CuttingProxy(plain.port(), 1 << 40, 1 << 40) as proxy:
+        gateway = group.makegateway(plain.spec("resume=60").replace(plain.address, f"127.0.0.1:{proxy.port}"))
+        channel = gateway.remote_exec(DOUBLE)
+
+        for length in range(1, 14_000, 450):  # a front's program is 9 KiB of that
+            proxy.low = proxy.high = length
+            proxy.limit = proxy.cuts + 1
+            proxy.cut_all()
+            for number in range(4):
+                channel.send(number)
+            assert [channel.receive(WAIT) for _ in range(4)] == [0, 2, 4, 6]
+
+
+def test_gateways_that_are_reached_through_one_that_resumes_live_on_with_it(group: Group) -> None:
+    master = group.makegateway("popen//id=master//resume=20")
+    below = group.makegateway("popen//via=master")
+    forked = group.makegateway("popen//factory=master")
+    channels = [gateway.remote_exec(DOUBLE) for gateway in (below, forked)]
+
+    for number in range(5):
+        for channel in channels:
+            channel.send(number)
+        cut(master)
+        assert [channel.receive(WAIT) for channel in channels] == [number * 2] * 2
+
+
+def test_a_factory_behind_a_port_gives_workers_that_resume(group: Group, tmp_path: Path) -> None:
+    token = write_token(tmp_path)
+    command = [sys.executable, "-m", "execgw", "service", "127.0.0.1:0", "--token-file", str(token)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as service:
+        assert service.stdout is not None
+        port = int(service.stdout.readline().rpartition(":")[2])
+        group.setlocalfactory(port=port, token=f"file:{token}")
+        gateway = group.makegateway("popen//resume=20")
+        channel = gateway.remote_exec(DOUBLE)
+        channel.send(1)
+        cut(gateway)
+        assert channel.receive(WAIT) == 2
+        assert gateway.remoteaddress == f"127.0.0.1:{port}"
+        group.terminate()
+        service.terminate()
+
+
+def test_a_group_with_a_fork_server_starts_a_resumable_worker_beside_it(group: Group) -> None:
+    group.setlocalfactory()
+
+    gateway = group.makegateway("popen//resume=20")
+
+    assert gateway.call(os.getppid) != group.makegateway("popen").call(os.getppid)
+
+
 def test_the_asyncio_face_goes_on_as_well(bridge: Any) -> None:
     gateway = bridge.do(bridge.group.makegateway, "popen//resume=20")
     channel = gateway.remote_exec(DOUBLE)
@@ -176,6 +231,22 @@ def test_a_link_that_falls_silent_is_cut_and_made_anew(group: Group, plain: Any)
         proxy.silent.clear()
 
         assert channel.receive(WAIT) == 4
+
+
+def test_a_gateway_whose_link_is_broken_is_shown_as_away(group: Group, plain: Any, eventually: Any) -> None:
+    with CuttingProxy(plain.port(), 1 << 40, 1 << 40) as proxy:
+        gateway = group.makegateway(plain.spec("resume=60").replace(plain.address, f"127.0.0.1:{proxy.port}"))
+        transport: Any = gateway._session.transport
+        proxy.refusing = True
+        proxy.cut_all()
+        eventually(lambda: transport.breaks, "the cut")
+
+        away = [node.state for node in group.tree(timeout=0.2)]
+        proxy.refusing = False
+        assert gateway.call(len, "four") == 4
+
+        assert away == ["away"]
+        assert [node.state for node in group.tree()] == ["live"]
 
 
 # -- ends
@@ -262,6 +333,20 @@ def test_the_oldest_interpreter_that_can_keep_a_session_does(group: Group, pytho
     assert channel.receive(WAIT) == 2
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="another user is needed")
+@pytest.mark.parametrize("trap", ["symlink", "open"])
+def test_a_place_that_another_user_has_prepared_is_refused(group: Group, tmp_path: Path, trap: str) -> None:
+    uid = 54321
+    place = Path(f"/tmp/execgw-{uid}")
+    assert not place.exists()
+    os.symlink(tmp_path, place) if trap == "symlink" else place.mkdir(mode=0o777)
+    try:
+        with pytest.raises(StartError, match="must be a directory of this user alone"):
+            group.makegateway(f"cmd=setpriv --reuid {uid} --clear-groups//python=/usr/bin/python3//resume=5")
+    finally:
+        place.unlink() if trap == "symlink" else place.rmdir()
+
+
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
@@ -269,12 +354,15 @@ def test_the_oldest_interpreter_that_can_keep_a_session_does(group: Group, pytho
         ("popen//resume", "needs a value"),
         ("memory//resume=5", "no link that could break"),
         ("popen//python=jython//resume=5", "CPython or PyPy"),
-        ("popen//factory=x//resume=5", "factory"),
+        ("popen//factory=x//resume=5", "give resume= to that one"),
+        ("popen//factory=local//resume=5", "give factory=none"),
     ],
 )
 def test_what_cannot_be_resumed_is_refused(group: Group, spec: str, why: str) -> None:
-    if "factory" in spec:
+    if "factory=x" in spec:
         group.makegateway("popen//id=x")
+    elif "factory" in spec:
+        group.setlocalfactory()
     with pytest.raises(SpecError, match=why):
         group.makegateway(spec)
 
