@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
-from ..errors import HandshakeError
+from ..errors import ExecgwError, HandshakeError
 from ..peer.compat import clock
 from ..transports.base import Ended, Transport
 from ..transports.resume import Final, Resuming
@@ -32,6 +32,10 @@ END_SECONDS = 5.0  # for the answer to DELETE
 SHORT_LINKS = 3  # WebSockets that broke before anything came: something between does not carry them
 _WRONG = (OSError, http.client.HTTPException)
 
+NO_TICKET = (
+    "a worker behind an exec-server cannot be left to another process: its server ends it when this one is gone; "
+    "what is to go on by itself is started by POST /popen, and asked for by GET /exec/PID: see docs/http-protocol.md"
+)
 _PLAIN = ("the process has ended", "the process was killed")  # as any worker's end is told; see _reasons.py
 
 # What it means that the server closes a WebSocket, or answers to a request for the process, so; others are tried again.
@@ -262,6 +266,12 @@ class HttpTransport(Resuming):
     def _show(self) -> None:
         if self._http.showing.is_set():
             self.loop.callbacks.submit(self._http.show)  # our own stderr may block
+
+    async def let_go(self, timeout: float | None) -> str:
+        raise ExecgwError(NO_TICKET)
+
+    def ticket(self) -> str:
+        raise ExecgwError(NO_TICKET)
 
     def started(self) -> None:
         self._http.showing.set()

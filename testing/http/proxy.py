@@ -39,6 +39,7 @@ class Proxy:
         self.budget = NO_LIMIT  # bytes that are carried in all, until everything is cut once
         self.carried = 0  # bytes
         self.accepted = 0
+        self._frozen: set[socket.socket] = set()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -56,6 +57,10 @@ class Proxy:
         for thread in self._threads:
             thread.join(10)
         self._server.close()
+
+    def freeze(self) -> None:
+        """The connections that there are stay open, and carry nothing any more."""
+        self._frozen = set(self._open)
 
     def cut_all(self) -> int:
         """Cut every connection that there is; how many."""
@@ -108,6 +113,8 @@ class Proxy:
                 data = sock.recv(65536)
                 if not data:
                     return
+                if sock in self._frozen:
+                    continue
                 if not self.websocket and sock is near and b"\r\nupgrade: websocket" in data.lower():
                     near.sendall(REFUSAL)
                     return

@@ -136,6 +136,18 @@ def test_a_way_that_cuts_every_websocket_gets_plain_requests(group, exec_server,
     assert proxy.cuts == 3
 
 
+def test_a_way_that_is_silent_counts_as_cut_when_keepalive_is_over(group, exec_server, through):
+    with Proxy(exec_server.address) as proxy:
+        gw = group.makegateway(through(proxy, "websocket=yes", "keepalive=0.5"))
+        channel = gw.remote_exec("channel.send(channel.receive())")
+        proxy.freeze()
+        channel.send(1)
+
+        assert channel.receive(20) == 1
+        assert gw._session.transport.breaks == 1
+        group.terminate(timeout=5)
+
+
 def test_when_there_is_no_way_for_the_whole_grace_the_end_says_so(group, exec_server, through):
     with Proxy(exec_server.address) as proxy:
         gw = group.makegateway(through(proxy, "resume=0.5"))

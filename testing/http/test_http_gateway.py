@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 
 import pytest
+from exec_server import TOKENS
 
-from execgw import RemoteError
+from execgw import ExecgwError, RemoteError
 
 ECHO = "for item in channel: channel.send(item)"
 
@@ -156,6 +158,23 @@ def test_the_asyncio_face_has_it_too(bridge, exec_server, websocket):
     channel.send("x" * 300_000)
 
     assert channel.receive(20) == "x" * 300_000
+
+
+def test_it_cannot_be_left_to_another_process_and_says_so(gw):
+    for refused in (gw.detach, lambda: gw.ticket):
+        with pytest.raises(ExecgwError, match="cannot be left to another process"):
+            refused()
+    assert gw.call(abs, -1) == 1
+
+
+def test_no_log_shows_the_token_however_much_is_logged(group, exec_server, caplog):
+    caplog.set_level(logging.DEBUG)
+
+    group.makegateway(exec_server.spec()).call(abs, -1)
+    group.makegateway(exec_server.spec("websocket=no")).call(abs, -1)
+    group.terminate(timeout=5)
+
+    assert TOKENS["joe"] not in caplog.text
 
 
 def test_keepalive_does_not_end_a_worker_whose_client_is_silent(group, exec_server):
