@@ -324,8 +324,11 @@ def test_an_interpreter_that_cannot_keep_a_session_is_told(group: Group, python:
         group.makegateway(f"popen//python={python('2.7.18')}//resume=5")
 
 
-def test_the_oldest_interpreter_that_can_keep_a_session_does(group: Group, python: Any) -> None:
-    gateway = group.makegateway(f"popen//python={python('3.6.15')}//resume=20")
+@pytest.mark.parametrize("version", ["3.6.15", "pypy3"])
+def test_the_oldest_interpreter_that_can_keep_a_session_does_and_a_pypy(
+    group: Group, python: Any, version: str
+) -> None:
+    gateway = group.makegateway(f"popen//python={python(version)}//resume=20")
     channel = gateway.remote_exec(DOUBLE)
     channel.send(1)
     cut(gateway)

@@ -190,8 +190,8 @@ class Keeper(object):
             self._read_stderr()
         if self.worker is not None and ready.get(self.worker.fileno(), 0) & ~select.POLLOUT:
             self._read_worker()
-        if self.code is None and os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            self._signal(signal.SIGKILL)  # what it has started, while its number cannot be another's
+        if self.code is None and self._has_ended():
+            self._signal(signal.SIGKILL)  # what it has started ends with it
             code = self.process.wait()
             while self.stderr >= 0 and self._read_stderr():
                 pass
@@ -200,6 +200,12 @@ class Keeper(object):
             self.code = code
             self.kill_at = None
             self.done = self.given_up
+
+    def _has_ended(self):
+        """Whether the worker has; its number stays its own until it is waited for."""
+        if not hasattr(os, "waitid"):  # PyPy
+            return self.process.poll() is not None
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _read_worker(self):
         try:

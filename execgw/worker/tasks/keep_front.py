@@ -18,6 +18,7 @@ import socket
 import stat
 import sys
 import time
+import traceback
 
 from ..wire import frames as f
 
@@ -160,6 +161,8 @@ def main(become_keeper):
             os.close(null)
             try:
                 become_keeper(request, boot, listening, link)
+            except BaseException:
+                os.write(link.err, traceback.format_exc().encode("utf-8", "replace"))
             finally:
                 os._exit(0)
         listening.close()
