@@ -31,12 +31,14 @@ from .logged import Logged, named
 from .policy import Policy
 from .processes import END_SECONDS, Process, Table, log
 from .purposes import purpose_of
-from .requests import Gone, body_of, duration, options_of, seconds, whole
+from .requests import Bodies, Gone, body_of, duration, options_of, seconds, whole
 from .talking import PATIENCE, Talking
 
 if TYPE_CHECKING:
     from .access import Access, Caller
     from .policy import Start
+
+BODIES = 4  # of the largest size that requests of one token may have under way at a time
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Handler = Callable[[Request, "Caller"], Awaitable[Response]]
@@ -53,6 +55,7 @@ class Server:
         self.table = Table()
         self.metrics = metrics.Metrics(self.table)
         self.group = Group()
+        self.bodies = Bodies(BODIES * policy.server.body)
 
     # -- who calls
 
@@ -64,7 +67,11 @@ class Server:
             caller = self.access.identify(request.headers)
             request.scope["execgw.caller"] = caller.name
             caller.need(scope)
-            return await handler(request, caller)
+            request.scope["execgw.bodies"] = self.bodies
+            try:
+                return await handler(request, caller)
+            finally:
+                self.bodies.free(caller.name, request.scope.get("execgw.body", 0))
 
         return endpoint
 
@@ -191,16 +198,21 @@ class Server:
         process = self.process_of(request, caller)
         after = whole(request, "after") or 0
         deadline = clock() + seconds(request.query_params, "wait", 0.0)
-        async with Gone(request, process.bell) as gone:
-            while process.output.end <= after and process.over is None and not (gone() or self.table.draining):
-                left = deadline - clock()
-                if left <= 0 or not await process.bell.wait(left):
-                    break
+        with process.followed():
+            await self._printed(request, process, after, deadline)
         headers = {"Execgw-Offset": str(process.output.end), "X-Content-Type-Options": "nosniff"}
         data = process.output.read(after)
         if not data and process.over is not None and after:
             raise process.over.refusal()
         return Response(data, 200, headers, "text/plain; charset=utf-8")
+
+    async def _printed(self, request: Request, process: Process, after: int, deadline: float) -> None:
+        """Wait until more than that was printed."""
+        async with Gone(request, process.bell) as gone:
+            while process.output.end <= after and process.over is None and not (gone() or self.table.draining):
+                left = deadline - clock()
+                if left <= 0 or not await process.bell.wait(left):
+                    break
 
     async def interrupt(self, request: Request, caller: Caller) -> Response:
         """POST /exec/PID/interrupt"""

@@ -183,6 +183,13 @@ class Carrying(Process):
             return f"nobody was connected to it for {self.grace:g} s"
         return ""
 
+    @property
+    def held(self) -> int:
+        return self.kept.unseen_size
+
+    def forget(self) -> None:
+        self.kept = Kept(adoptable=False)
+
     def queue(self) -> dict[str, int]:
         return {"messages": 0, "bytes": self.kept.unseen_size, "dropped": 0}
 

@@ -80,17 +80,12 @@ async def post(process: Carrying, request: Request, body: bytes) -> Response:
         raise Refusal(409, "gap", why, expected=kept.near_seq + 1)
     if process.link is not None and not isinstance(process.link, _Poller):
         process.take_link(_Poller(process), None)
-    process.used = clock()
-    process.followers += 1
-    try:
+    with process.followed():
         if not await process.unclogged(POST_WAIT):
             return _busy(process)
         if process.over is not None:
             raise process.over.refusal()
         process.from_client(body)
-    finally:
-        process.followers -= 1
-        process.used = clock()
     return Response(status_code=202, headers=_headers(process, kept.near_seq))
 
 
@@ -105,10 +100,9 @@ async def get(process: Carrying, request: Request, table: Table) -> Response:
     after = _after(request)
     deadline = clock() + seconds(request.query_params, "wait", 0.0)
     link = _Poller(process)
-    had = process.take_link(link, after)
     kept = process.kept
-    process.followers += 1
-    try:
+    with process.followed():
+        had = process.take_link(link, after)
         async with Gone(request, process.bell) as gone:
             while not (kept.pending or process.over is not None or gone() or table.draining):
                 left = deadline - clock()
@@ -119,9 +113,6 @@ async def get(process: Carrying, request: Request, table: Table) -> Response:
         if process.link is not link:
             raise Refusal(409, "taken", "another connection follows this process now")
         data = b"" if gone() else kept.take(MOST_ANSWER)
-    finally:
-        process.followers -= 1
-        process.used = clock()
     headers = _headers(process, max(had, kept.near_seq))
     if data:
         return Response(data, 200, headers, FRAMES)
@@ -177,12 +168,15 @@ class FramesSocket:
 
     async def serve(self) -> None:
         """From the handshake to the end.  Raises Denied before it."""
-        process, socket = self._process, self._socket
-        after = _after(socket)
+        process = self._process
+        after = _after(self._socket)
         if process.nothing_more is not None and after is not None:
             raise process.nothing_more
-        had = process.take_link(self, after)
-        process.followers += 1
+        with process.followed():
+            await self._carry(process.take_link(self, after))
+
+    async def _carry(self, had: int) -> None:
+        process, socket = self._process, self._socket
         self._sending = True  # not before the handshake
         timer = self._loop.call_later(CHECK_SECONDS, self._check)
         try:
@@ -195,7 +189,6 @@ class FramesSocket:
             pass
         finally:
             self._closed = True
-            process.followers -= 1
             process.drop_link(self)
             timer.cancel()
             for task in (self._task, self._holding):

@@ -130,6 +130,11 @@ class Messages:
             self._drop_oldest()
         return self.dropped - before
 
+    def clear(self) -> None:
+        """Drop all."""
+        while self._kept:
+            self._drop_oldest()
+
     def _drop_pushed(self) -> None:
         while self.size >= self.largest and self._kept and self._kept[0].seq <= self._pushed:
             self._drop_oldest()

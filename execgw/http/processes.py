@@ -12,7 +12,8 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ REMEMBERED = 600.0  # seconds that the end of a process is told
 MOST_REMEMBERED = 1000
 END_SECONDS = 5.0  # for a process to end by itself when it is asked to
 LAST_LINES = 20
+MOST_FOLLOWERS = 64  # of one process: else one client could have all connections that the server takes
+MOST_LEFT = 64 << 20  # bytes that nobody has read of processes of one client that have ended
 
 log = logging.getLogger("execgw.http")
 
@@ -109,6 +112,19 @@ class Process:
         """What logs call it: the rest of its PID is a secret."""
         return self.pid[:8]
 
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """While a request or a connection waits for what it sends.  Raises Refusal (429) if too many do."""
+        if self.followers >= MOST_FOLLOWERS:
+            why = f"{MOST_FOLLOWERS} requests and connections wait for this process already; end some"
+            raise Refusal(429, "limit", why, 1.0)
+        self.followers += 1
+        try:
+            yield
+        finally:
+            self.followers -= 1
+            self.used = clock()
+
     # -- what kinds do in their own way
 
     @property
@@ -132,8 +148,13 @@ class Process:
         """End it; returns how: 'asked', 'terminated' or 'killed'."""
         raise NotImplementedError
 
+    @property
+    def held(self) -> int:
+        """Bytes of what it has sent, and the server still has."""
+        raise NotImplementedError
+
     def forget(self) -> None:
-        """It ended long ago, and nobody will ask for it any more."""
+        """It has ended, and what it has sent is no more to be read."""
 
     async def interrupt(self) -> dict[str, str]:
         """KeyboardInterrupt in the code that runs; what came of it, by channel."""
@@ -232,6 +253,7 @@ class Table:
     def add(self, process: Process) -> None:
         """It has been started."""
         self.processes[process.pid] = process
+        process.on_over.append(self._shed)
         for call in self.on_start:
             call(process)
         if self._keeper is None:
@@ -252,6 +274,18 @@ class Table:
     def live(self) -> list[Process]:
         """Those that have not ended."""
         return [one for one in self.processes.values() if one.over is None]
+
+    def _shed(self, last: Process) -> None:
+        """One more has ended: its place is free, so what such ones leave is bounded here; the oldest go first."""
+        ended = [one for one in self.processes.values() if one.over is not None and one.owner == last.owner]
+        left = sum(one.held for one in ended)
+        for one in ended:
+            if left <= MOST_LEFT:
+                break
+            if one.held:
+                left -= one.held
+                log.warning("unread messages dropped", extra={"pid": one.name, "owner": one.owner})
+                one.forget()
 
     # -- the keeper
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,33 @@ STEP = 64 * 1024  # bytes of a body that must come within the limit `slow`
 LARGEST_NUMBER = 1 << 53  # what JSON numbers hold everywhere
 
 
+class Bodies:
+    """How much of requests' bodies is in memory, by who sent it."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._sizes: Counter[str] = Counter()
+
+    def add(self, owner: str, size: int) -> None:
+        """So much more has come.  Raises Refusal (429)."""
+        if self._sizes[owner] + size > self.most:
+            why = f"requests of this token have {self.most} bytes under way already; wait for an answer to one"
+            raise Refusal(429, "limit", why, 1.0)
+        self._sizes[owner] += size
+
+    def free(self, owner: str, size: int) -> None:
+        """The request is answered."""
+        self._sizes[owner] -= size
+        if self._sizes[owner] <= 0:
+            del self._sizes[owner]
+
+
 async def body_of(request: Request, limits: ServerLimits) -> bytes:
     """The whole body.  Raises Refusal: 413 if it is too large, 408 if it comes too slowly, 400 if it does not end."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.body:
         raise _too_large(limits)
+    bodies: Bodies | None = request.scope.get("execgw.bodies")
     parts: list[bytes] = []
     size, next_step, deadline = 0, STEP, clock() + limits.slow
     while True:
@@ -40,10 +63,13 @@ async def body_of(request: Request, limits: ServerLimits) -> bytes:
         if message["type"] != "http.request":
             raise Refusal(400, "request", "the connection ended before the body did")
         part = message.get("body", b"")
-        parts.append(part)
         size += len(part)
         if size > limits.body:
             raise _too_large(limits)
+        if bodies is not None:
+            bodies.add(request.scope["execgw.caller"], len(part))
+            request.scope["execgw.body"] = size
+        parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
         if size >= next_step:

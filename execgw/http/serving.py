@@ -35,7 +35,7 @@ BACKLOG = 2048
 CLOSE_SECONDS = 2  # that answers under way may take once all processes have ended
 SPARE_DESCRIPTORS = 128
 DESCRIPTORS_OF_PROCESS = 8
-LONGEST_MESSAGE = 16 << 20  # bytes of a WebSocket's message
+LONGEST_MESSAGE = 4 << 20  # bytes of a WebSocket's message; a larger value goes by POST
 PING_SECONDS = 20.0
 
 log = logging.getLogger("execgw.http")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -40,33 +41,28 @@ MOST_UNREAD = 1 << 20
 
 async def events(
     process: Talking, after: int, table: Table, gone: Callable[[], bool]
-) -> AsyncIterator[dict[str, Any] | None]:
+) -> AsyncGenerator[dict[str, Any] | None, None]:
     """What a client that has all up to *after* is to be told; None now and then, when there is nothing to tell."""
-    process.followers += 1
-    try:
-        while not gone():
-            found = process.messages.after(after)
-            if isinstance(found, Message):
-                event = await values_routes.aside(len(found.data), event_of, found)
-                yield event
-                after = found.seq
-                process.messages.pushed(after)
-                process.reads()
-                continue
-            if isinstance(found, Hole):
-                yield {"kind": "dropped", "dropped": found.dropped, "first": found.first}
-                after = found.first - 1
-                continue
-            if process.over is not None and process.nothing_more() is not None:
-                yield {"kind": "ended", "why": process.over.why, **process.over.told()}
-                return
-            if table.draining:
-                return
-            if not await process.wait(clock() + HEARTBEAT):
-                yield None
-    finally:
-        process.followers -= 1
-        process.reads()
+    while not gone():
+        found = process.messages.after(after)
+        if isinstance(found, Message):
+            event = await values_routes.aside(len(found.data), event_of, found)
+            yield event
+            after = found.seq
+            process.messages.pushed(after)
+            process.reads()
+            continue
+        if isinstance(found, Hole):
+            yield {"kind": "dropped", "dropped": found.dropped, "first": found.first}
+            after = found.first - 1
+            continue
+        if process.over is not None and process.nothing_more() is not None:
+            yield {"kind": "ended", "why": process.over.why, **process.over.told()}
+            return
+        if table.draining:
+            return
+        if not await process.wait(clock() + HEARTBEAT):
+            yield None
 
 
 def event_of(message: Message) -> dict[str, Any]:
@@ -112,14 +108,22 @@ class _Events(Response):
         self._server, self._caller = server, caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._process.followed():
+            await self._stream(send)
+
+    async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
         async def body(text: str, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": text.encode("utf-8"), "more_body": more})
 
         await body(": execgw\n\n")  # so that the client knows that it is connected
-        async with Gone(self._request, self._process.bell) as gone:
-            async for event in events(self._process, self._after, self._server.table, gone):
+        process, table = self._process, self._server.table
+        async with (
+            Gone(self._request, process.bell) as gone,
+            aclosing(events(process, self._after, table, gone)) as told,
+        ):
+            async for event in told:
                 if event is None:
                     try:
                         self._server.access.check(self._caller)
@@ -153,11 +157,11 @@ class Sockets:
                 return
             assert isinstance(process, Talking)
             after = start_at(process, whole(socket, "after"))
+            with process.followed():
+                await socket.accept()
+                await _Talk(socket, process, self._server, caller).serve(after)
         except Denied as denied:
             await socket.send_denial_response(answer(denied))
-            return
-        await socket.accept()
-        await _Talk(socket, process, self._server, caller).serve(after)
 
     def _process_of(self, socket: WebSocket) -> tuple[Process, Caller]:
         server, pid = self._server, socket.path_params["pid"]
@@ -200,35 +204,41 @@ class _Talk:
             pass
 
     async def _push(self, after: int) -> tuple[int, str]:
-        async for event in events(self._process, after, self._server.table, lambda: self._gone):
-            if event is None:
-                try:
-                    self._server.access.check(self._caller)
-                except Denied as e:
-                    return 4000 + e.status, e.why
-                continue
-            await self._socket.send_text(_text(event))
-            if event["kind"] == "ended":
-                return 4410, event["why"]
+        async with aclosing(events(self._process, after, self._server.table, lambda: self._gone)) as told:
+            async for event in told:
+                if event is None:
+                    try:
+                        self._server.access.check(self._caller)
+                    except Denied as e:
+                        return 4000 + e.status, e.why
+                    continue
+                await self._socket.send_text(_text(event))
+                if event["kind"] == "ended":
+                    return 4410, event["why"]
         return 1012, "the server is ending"
 
     async def _read(self) -> None:
         try:
             while True:
-                text = await self._socket.receive_text()
+                message = await self._socket.receive()
+                if message["type"] != "websocket.receive":
+                    break
                 try:
-                    told = await self._do(text)
+                    told = await self._do(message.get("text"))
                 except Denied as e:
                     told = {"kind": "refused", **body_of(e)}
                 if told is not None:
                     await self._socket.send_text(_text(told))
-        except (WebSocketDisconnect, KeyError, RuntimeError):  # KeyError: a binary message
-            self._gone = True
-            self._process.bell.ring()
+        except (WebSocketDisconnect, RuntimeError):
+            pass
+        self._gone = True
+        self._process.bell.ring()
 
-    async def _do(self, text: str) -> dict[str, Any] | None:
+    async def _do(self, text: str | None) -> dict[str, Any] | None:
         """What one message of the client asks for."""
         process = self._process
+        if text is None:
+            raise Refusal(400, "request", "messages are texts of JSON, and no bytes")
         message = from_json(text.encode("utf-8", "replace"))
         if not isinstance(message, dict):
             raise Refusal(400, "request", "a message is a JSON object")

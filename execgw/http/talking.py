@@ -96,9 +96,18 @@ class Talking(Process):
         how = await self.group._end_all([self.gateway], timeout)
         return next(iter(how.values()), "ended")
 
+    @property
+    def held(self) -> int:
+        waiting = [item[1] for channel in self._channels.values() for item in channel._port.items]
+        beside = sum(sum(map(len, data)) if type(data) is list else len(data) for data in waiting)
+        return self.messages.size + beside
+
     def forget(self) -> None:
         for pump in self._pumps.values():
             pump.cancel()
+        self._channels.clear()
+        self._newest = None
+        self.messages.clear()
 
     async def interrupt(self) -> dict[str, str]:
         if self.over is not None:
@@ -326,20 +335,19 @@ class Talking(Process):
         deadline = clock() + wait
         if after is not None:
             self.acknowledge(after)
-        self.followers += 1
-        try:
-            while not give_up():
-                found = self.messages.take() if after is None else self.messages.after(after)
-                if found is not None:
-                    return found
-                nothing_more = self.nothing_more()
-                if nothing_more is not None:
-                    return nothing_more
-                if not await self.wait(deadline):
-                    return None
-        finally:
-            self.followers -= 1
-            self.reads()
+        with self.followed():
+            try:
+                while not give_up():
+                    found = self.messages.take() if after is None else self.messages.after(after)
+                    if found is not None:
+                        return found
+                    nothing_more = self.nothing_more()
+                    if nothing_more is not None:
+                        return nothing_more
+                    if not await self.wait(deadline):
+                        return None
+            finally:
+                self.reads()
         return None
 
     async def wait(self, deadline: float) -> bool:

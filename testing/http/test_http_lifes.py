@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import os
 import re
+import selectors
 import signal
+import socket
 import time
 
 import pytest
+from conftest import wait_for
 
 POLICY = """
 [specs.python]
@@ -50,12 +55,8 @@ def _start(client, source=None, **options):
 
 
 def _until(client, path, what):
-    for _ in range(1000):
-        state = client.get(f"{path}/state").json()
-        if state["state"] == what:
-            return state
-        client.get(f"{path}/output", params={"after": 1 << 40, "wait": 0.05})
-    raise AssertionError(state)
+    wait_for(lambda: client.get(f"{path}/state").json()["state"] == what, what, 30)
+    return client.get(f"{path}/state").json()
 
 
 def test_a_killed_server_leaves_no_worker_and_none_of_its_children(strict, processes, eventually):
@@ -81,8 +82,6 @@ def test_a_killed_worker_is_told_within_a_second_and_leaves_no_child(strict, pro
     with concurrent.futures.ThreadPoolExecutor() as pool:
         waiting = pool.submit(other.get, path, params={"wait": 30})
         begun = time.monotonic()
-        import os
-
         os.kill(worker, signal.SIGKILL)
         answer = waiting.result()
 
@@ -174,9 +173,61 @@ def test_a_body_that_is_too_large_is_413_and_one_that_comes_too_slowly_is_408(st
     assert (late.status_code, late.json()["error"]) == (408, "slow")
 
 
-def test_a_client_that_leaves_during_a_start_leaves_no_process(strict, processes, eventually):
-    import socket
+def test_of_bodies_under_way_one_token_may_have_so_many_bytes_and_others_have_their_own(serving):
+    server = serving("[specs.python]\n[server]\nbody = '1 MiB'\n")
+    client = server.client()
+    path = _start(client, "channel.receive()")
+    host, _, port = server.address.partition(":")
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nContent-Type: text/plain\r\n"
+    head += f"Authorization: {client.headers['authorization']}\r\n\r\n"
 
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for _ in range(6):
+            sock = stack.enter_context(socket.create_connection((host, int(port))))
+            sock.sendall(head.encode() + b"x" * 900_000)
+            selector.register(sock, selectors.EVENT_READ)
+        answers = []
+        while len(answers) < 2:
+            for key, _ in selector.select(5):
+                answers.append(key.fileobj.recv(65536))
+                selector.unregister(key.fileobj)
+        other = server.client("ann").post("/exec", content="channel.send(1)")
+
+    assert [answer.split()[1] for answer in answers] == [b"429", b"429"]
+    assert other.status_code == 201
+
+
+def test_one_process_is_followed_by_so_many_and_no_more(strict):
+    path = _start(strict, "channel.receive()")
+    with contextlib.ExitStack() as stack:
+        clients = [strict.server.client() for _ in range(64)]
+        streams = [stack.enter_context(client.stream("GET", f"{path}/stream")) for client in clients]
+        lines = [stream.iter_lines() for stream in streams]
+        for line in lines:
+            next(line)
+        refused = [strict.get(path, params={"wait": 1}), strict.get(f"{path}/stream")]
+
+    assert [(answer.status_code, answer.json()["error"]) for answer in refused] == [(429, "limit")] * 2
+
+
+def test_what_ended_processes_leave_is_bounded_for_each_client(serving):
+    client = serving("[specs.python]\n[limits]\nqueue = '48 MiB'\n").client()
+    paths = []
+    for _ in range(4):
+        path = _start(client, "for _ in range(20): channel.send(b'x' * (1 << 20))\nchannel.receive()")
+        while client.get(f"{path}/state").json()["queue"]["bytes"] < 20 << 20:
+            pass
+        client.delete(path)
+        paths.append(path)
+
+    states = [client.get(f"{path}/state").json()["queue"] for path in paths]
+    first = [client.get(paths[0]), client.get(paths[0])]
+
+    assert [state["bytes"] > 0 for state in states] == [False, True, True, True]
+    assert [(answer.status_code, answer.json()["error"]) for answer in first] == [(416, "dropped"), (410, "ended")]
+
+
+def test_a_client_that_leaves_during_a_start_leaves_no_process(strict, processes, eventually):
     host, port = strict.server.address.split(":")
     authorization = strict.headers["authorization"]
     for _ in range(3):

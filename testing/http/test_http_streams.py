@@ -145,6 +145,17 @@ def test_a_message_that_makes_no_sense_is_refused_and_the_websocket_goes_on(star
     assert _told(socket, "value")["value"] == "good"
 
 
+def test_bytes_on_a_websocket_of_texts_are_refused_and_it_goes_on(start, open_socket):
+    socket = open_socket(start("channel.send(channel.receive())"))
+
+    socket.send(b"bytes")
+    refused = _told(socket, "refused")
+    socket.send(json.dumps({"value": "good"}))
+
+    assert refused["error"] == "request"
+    assert _told(socket, "value")["value"] == "good"
+
+
 def test_a_repeated_message_of_a_websocket_runs_once(start, open_socket):
     socket = open_socket(start("for item in channel: channel.send(item)"))
     for _ in range(3):
