@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..peer.compat import clock
-from ..transports.base import SocketTransport
+from ..transports.base import SocketTransport, _shared_sockets
 from ..wire.frames import HEADER, HEADER_SIZE, HELLO, MARKER
 from .client_requests import Answer, Requests
 from .client_server import told
@@ -44,6 +44,7 @@ class PollLink(SocketTransport):
     def __init__(self, server: Server, path: str, keepalive: float, seen: int | None, offset: int, tell: Tell) -> None:
         ours, self._theirs = socket.socketpair()
         super().__init__(ours)
+        _shared_sockets.add(self._theirs)
         self._path, self._tell = path, tell
         self._seen, self._offset = seen, offset
         self._tail = b""  # of a frame that has not come wholly
@@ -87,6 +88,7 @@ class PollLink(SocketTransport):
             with self._lock:
                 self._running -= 1
                 if not self._running:
+                    _shared_sockets.discard(self._theirs)
                     self._theirs.close()
 
     def _give_up(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from .._version import __version__
 from ..peer.compat import clock
@@ -16,6 +18,20 @@ from ..transports.tcp import stay_alive
 from .client_server import Server
 
 AT_A_TIME = 64 * 1024  # bytes of an answer that are handed on as they come
+
+
+_dials: WeakSet[Dial] = WeakSet()
+
+
+def _close_in_child() -> None:
+    """A forked child must not hold our connections open.  close() would wait for whoever reads them, in no thread."""
+    for dial in list(_dials):
+        if dial._sock is not None and dial._sock.fileno() >= 0:
+            os.close(dial._sock.detach())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 class Dial:
@@ -27,6 +43,7 @@ class Dial:
         self._lock = threading.Lock()
         self._aborted = False
         self._sock: socket.socket | None = None
+        _dials.add(self)
 
     def _use(self, sock: socket.socket | None) -> None:
         with self._lock:

@@ -99,6 +99,18 @@ def test_a_reader_that_waits_hears_of_no_cut(group, exec_server, through, way):
     assert got == [2, "end"]
 
 
+@WAYS
+def test_the_asyncio_face_hears_of_no_cut_either(bridge, exec_server, through, way):
+    with Proxy(exec_server.address) as proxy:
+        gateway = bridge.do(bridge.group.makegateway, through(proxy, f"websocket={way}"))
+        channel = gateway.remote_exec("for item in channel: channel.send(item)")
+        for number in range(5):
+            assert proxy.cut_all() > 0 or way == "no"
+            channel.send(number)
+            assert channel.receive(20) == number
+        bridge.do(bridge.group.terminate, 5)
+
+
 def test_much_that_was_written_while_there_was_no_way_arrives(group, exec_server, through):
     with Proxy(exec_server.address) as proxy:
         gw = group.makegateway(through(proxy))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import stat
+import sys
 import threading
+import warnings
 
 import pytest
 from exec_server import TOKENS
@@ -18,6 +22,21 @@ ECHO = "for item in channel: channel.send(item)"
 def gw(request, group, exec_server):
     """A gateway over a WebSocket, and one over plain requests."""
     return group.makegateway(exec_server.spec(f"websocket={request.param}"))
+
+
+def connections_to(address: str) -> list[int]:
+    """The descriptors of this process that are connected to it."""
+
+    def leads_there(descriptor: int) -> bool:
+        try:
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                return False
+            with socket.socket(fileno=os.dup(descriptor)) as sock:
+                return sock.getpeername() == (address.partition(":")[0], int(address.partition(":")[2]))
+        except OSError:  # it has no other end, or is closed by now
+            return False
+
+    return [int(name) for name in os.listdir("/proc/self/fd") if leads_there(int(name))]
 
 
 @pytest.fixture
@@ -136,7 +155,8 @@ def test_the_server_has_no_process_left_when_the_group_has_ended(live, group, ex
 
 
 def test_a_worker_that_does_not_end_is_killed(live, gw, group):
-    gw.remote_exec("import signal, time\nsignal.signal(2, signal.SIG_IGN)\nwhile True: time.sleep(1)")
+    stubborn = "import signal, time\nsignal.signal(2, signal.SIG_IGN)\nchannel.send(1)\nwhile True: time.sleep(1)"
+    gw.remote_exec(stubborn).receive(20)
 
     how = group.terminate(timeout=0.2)
 
@@ -165,6 +185,22 @@ def test_it_cannot_be_left_to_another_process_and_says_so(gw):
         with pytest.raises(ExecgwError, match="cannot be left to another process"):
             refused()
     assert gw.call(abs, -1) == 1
+
+
+def test_a_forked_child_holds_no_connection_to_the_server(gw, exec_server):
+    readable, writable = os.pipe()
+    with warnings.catch_warnings(action="ignore") if sys.version_info >= (3, 11) else warnings.catch_warnings():
+        child = os.fork()
+    if child == 0:
+        os.write(writable, b"%d" % len(connections_to(exec_server.address)))
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writable)
+    with open(readable, "rb") as file:
+        left = file.read()
+
+    assert connections_to(exec_server.address)
+    assert left == b"0"
 
 
 def test_no_log_shows_the_token_however_much_is_logged(group, exec_server, caplog):
