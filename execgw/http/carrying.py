@@ -167,6 +167,11 @@ class Carrying(Process):
             self._unwatch()
             self._kill()
 
+    def printed(self, data: bytes) -> None:
+        super().printed(data)
+        if self.link is not None:
+            self.link.pushed()
+
     # -- what its table wants to know
 
     @property

@@ -219,7 +219,8 @@ class FramesSocket:
             process.from_client(data)
         except Refusal as e:
             self._end(4000 + e.status, e.why)
-        if self._straight is not None and process.clogged:
+        holds = self._holding is not None and not self._holding.done()
+        if self._straight is not None and process.clogged and not holds:
             self._straight.hold()
             self._holding = self._loop.create_task(self._go_on())
 

@@ -148,6 +148,10 @@ class Process:
         """End it; returns how: 'asked', 'terminated' or 'killed'."""
         raise NotImplementedError
 
+    def printed(self, data: bytes) -> None:
+        """It has written to stderr."""
+        self.output.feed(data)
+
     @property
     def held(self) -> int:
         """Bytes of what it has sent, and the server still has."""
@@ -223,7 +227,7 @@ def guard(transport: Transport, process: Process) -> None:
     """A process that has just been started, and has nothing of us yet: put it under its limits, and hear its stderr."""
     loop = transport.loop
     transport.distrust()
-    transport.show = lambda data: loop.call_soon(lambda: process.output.feed(data))
+    transport.show = lambda data: loop.call_soon(lambda: process.printed(data))
     process.number = transport.group
     try:
         process.limits.apply(transport.group)

@@ -20,8 +20,8 @@ class NearSide:
         self.codec.channel_for = lambda number: number
         self._noise = b""
 
-    def hello(self) -> bytes:
-        options = {"version": "1", "id": "test", "execmodel": "thread", "window": str(1 << 20), "chunk": str(1 << 16)}
+    def hello(self, window: int = 1 << 20) -> bytes:
+        options = {"version": "1", "id": "test", "execmodel": "thread", "window": str(window), "chunk": str(1 << 16)}
         return self.mux.hello(f.pack_pairs({**options, "group": "1"}))
 
     def run(self, source: str) -> tuple[Any, bytes]:
@@ -31,6 +31,9 @@ class NearSide:
 
     def send(self, port: Any, value: object) -> bytes:
         return self._frame(f.DATA, port, value)
+
+    def end(self, port: Any) -> bytes:
+        return self.mux.header(f.END, 0, 0, port.number, 0)
 
     def bye(self) -> bytes:
         return self.mux.header(f.BYE, 0, 0, 0, 0)

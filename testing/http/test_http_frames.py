@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import threading
 
 import pytest
 from near_side import NearSide
@@ -232,6 +235,52 @@ def test_the_death_of_a_worker_is_told_after_all_that_it_had_sent(path, open_soc
     assert texts[0] == {"stderr": "words\n"}
     assert (texts[-1]["error"], texts[-1]["exit_code"], texts[-1]["stderr"]) == ("ended", 3, "words")
     assert closed.value.rcvd.code == 4410
+
+
+def test_what_the_worker_prints_to_stderr_comes_at_once_and_once(path, open_socket):
+    near, socket = NearSide(), open_socket(path)
+    port, run = near.run("import sys\nfor item in channel: sys.stderr.write(item)")
+    socket.send(near.hello() + run + near.send(port, "first"))
+    texts = []
+
+    def printed():
+        while isinstance(data := socket.recv(timeout=10), bytes):
+            near.feed(data)
+        texts.append(json.loads(data)["stderr"])
+
+    printed()
+    socket.close()
+    socket = open_socket(path, after=near.seen)
+    socket.send(near.send(port, "second"))
+    printed()
+
+    assert texts == ["first", "second"]
+
+
+def test_a_worker_that_reads_nothing_makes_the_client_wait_and_gets_all_of_it_later(path, open_socket):
+    near, socket = NearSide(), open_socket(path)
+    port, run = near.run("import os, signal; channel.send(os.getpid()); channel.send(sum(map(len, channel)))")
+    socket.send(near.hello(window=1 << 26))
+    while not near.about:
+        near.feed(socket.recv(timeout=10))
+    socket.send(run)
+    (worker,) = _until(socket, near, port, 1)
+    os.kill(worker, signal.SIGSTOP)
+
+    def send_much():
+        for _ in range(400):
+            socket.send(near.send(port, b"x" * 60_000))
+        socket.send(near.end(port))
+
+    sending = threading.Thread(target=send_much)
+    sending.start()
+    sending.join(2)
+    waits = sending.is_alive()
+    os.kill(worker, signal.SIGCONT)
+
+    assert _until(socket, near, port, 1) == [24_000_000]
+    sending.join()
+    assert waits
 
 
 def test_bye_ends_the_process_in_order(client, path, eventually):
