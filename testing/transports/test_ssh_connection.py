@@ -32,10 +32,12 @@ HERE = shlex.quote(sys.executable)
 def test_a_second_gateway_needs_no_second_connection_and_is_faster(sshd: Sshd, group: Group) -> None:
     first, second = [], []
 
-    for keepalive in range(20, 24):  # another keepalive is another connection
+    for number in range(4):
+        config = sshd.directory / f"config-{number}"  # another configuration is another connection
+        config.write_text(sshd.config.read_text())
         for times in (first, second):
             begun = time.monotonic()
-            group.makegateway(f"{sshd.spec}//python={HERE}//keepalive={keepalive}")
+            group.makegateway(f"ssh=box//ssh_config={config}//python={HERE}")
             times.append(time.monotonic() - begun)
 
     assert sshd.accepted() == 4
