@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import threading
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .._loop import Loop
 
 TAIL = 4096  # characters of stderr that are kept
+MOST_STDERR = 64 * 1024  # characters of one message; a server of ours keeps no more
 REFUSED_SECONDS = 0.25  # for which nobody listens there: a server that has ended, and its processes with it
 END_SECONDS = 5.0  # for the answer to DELETE
 SHORT_LINKS = 3  # WebSockets that broke before anything came: something between does not carry them
@@ -104,7 +106,7 @@ class HttpConnector:
             if answer.status != 201:
                 raise refusal(self.server, answer.status, answer.headers, said, __version__)
             pid, protocol = said.get("pid"), said.get("protocol")
-            if not isinstance(pid, str) or not pid.replace("-", "").replace("_", "").isalnum():
+            if not isinstance(pid, str) or not re.fullmatch("[A-Za-z0-9_-]{1,128}", pid):
                 raise HandshakeError(f"{where}: its answer names no process: {said!r}"[:LONGEST_WHY])
             self.pid = pid
         if protocol != "frames":
@@ -203,8 +205,10 @@ class HttpConnector:
             return None
         if "error" in said and said["error"] == "ended":
             return self._ended_by(said)
-        status = int(said.get("status") or said.get("code", 0) - 4000)
-        return self._last(status, said) if status in _LAST else None
+        status, code = said.get("status"), said.get("code")
+        if status is None and isinstance(code, int):
+            status = code - 4000
+        return self._last(status, said) if isinstance(status, int) and status in _LAST else None
 
     def _last(self, status: int, said: dict[str, Any]) -> Ended:
         if self._ended is not None:
@@ -229,6 +233,7 @@ class HttpConnector:
     def _on_stderr(self, text: str, offset: Any) -> None:
         if isinstance(offset, int):
             self.offset = offset
+        text = text[-MOST_STDERR:]
         self.tail = (self.tail + text)[-TAIL:]
         with self._show_lock:
             self._unseen.append(self._filter.feed(text.encode("utf-8", "replace")))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..peer.compat import clock
 from ..transports.base import SocketTransport, _shared_sockets
-from ..wire.frames import HEADER, HEADER_SIZE, HELLO, MARKER
+from ..wire.frames import HEADER, HEADER_SIZE, HELLO, MARKER, MAX_FRAME
 from .client_requests import Answer, Requests
 from .client_server import told
 
@@ -54,11 +54,12 @@ class PollLink(SocketTransport):
         self._stop = threading.Event()
         self._ended: Ended | None = None
         self._lines = [Requests(server, keepalive) for _ in range(3)]
-        self._running = len(self._lines)
+        self._running = 0  # threads
         self._lock = threading.Lock()
 
     def attach(self, session: Session) -> None:
         """Begin to ask."""
+        self._running = len(self._lines)
         for line, work in zip(self._lines, (self._bring, self._carry, self._bring_stderr), strict=True):
             threading.Thread(target=self._run, args=(work, line), name="execgw-http", daemon=True).start()
 
@@ -116,6 +117,9 @@ class PollLink(SocketTransport):
         at = start = len(MARKER) if self._seen is None else 0  # the marker goes with the HELLO, or comes again with it
         while len(data) - at >= HEADER_SIZE:
             kind, _, _, _, seq, _, size = HEADER.unpack_from(data, at)
+            if size > MAX_FRAME:
+                at = len(data)  # the session says what it thinks of that
+                break
             if len(data) - at < HEADER_SIZE + size:
                 break
             if seq or kind == HELLO:  # an ACK of the server's own has no number
@@ -172,6 +176,10 @@ class PollLink(SocketTransport):
     def close_link(self) -> None:
         super().close_link()
         self._give_up()
+        with self._lock:
+            if not self._running:  # it was never begun, or has ended
+                _shared_sockets.discard(self._theirs)
+                self._theirs.close()
 
 
 def _whole(data: bytes, most: int) -> int:

@@ -17,6 +17,7 @@ from ..peer.compat import clock
 from ..transports.tcp import stay_alive
 from .client_server import Server
 
+MOST_BODY = 4 << 20  # bytes of an answer that is kept as a whole
 AT_A_TIME = 64 * 1024  # bytes of an answer that are handed on as they come
 
 
@@ -142,7 +143,9 @@ class Requests:
                 stream(data)
             if answer.length:  # read1 does not tell that the rest is missing
                 raise http.client.IncompleteRead(b"", answer.length)
-        content = answer.read()  # and only this makes the connection ready for the next one
+        content = answer.read(MOST_BODY)  # and only this makes the connection ready for the next one
+        if answer.length or (content and len(content) >= MOST_BODY):
+            raise ConnectionError(0, f"an answer of more than {MOST_BODY} bytes")
         return Answer(answer.status, answer.headers, content)  # type: ignore[arg-type]
 
     def _connect(self, seconds: float) -> http.client.HTTPConnection:

@@ -186,7 +186,7 @@ def told(body: bytes) -> dict[str, Any]:
 
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -216,7 +216,7 @@ def refusal(server: Server, status: int, headers: Mapping[str, str], said: dict[
         )
     if word in ("limit", "full", "drain", "busy"):
         later = headers.get("Retry-After", "")
-        hint = f"; try again in {int(later)} s" if later.isdecimal() else ""
+        hint = f"; try again in {int(later)} s" if later.isdecimal() and len(later) < 7 else ""
         return StartError(f"{where}: no process now: {why}{hint}")
     if word == "start":
         stderr = str(said.get("stderr", ""))[-4096:]

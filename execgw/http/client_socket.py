@@ -181,7 +181,7 @@ class WebSocketLink(SocketTransport):
     def _hear(self, text: bytes) -> None:
         try:
             said = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(said, dict):
             self._note(self._tell(said))

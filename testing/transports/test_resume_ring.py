@@ -111,6 +111,14 @@ def test_a_side_that_has_less_than_what_was_forgotten_is_found_out() -> None:
     assert not ring.rewind(1)
 
 
+def test_a_side_that_has_more_than_was_ever_written_is_found_out() -> None:
+    ring = Ring()
+    ring.add([frame(1), frame(2)])
+
+    assert ring.rewind(2)
+    assert not ring.rewind(3)
+
+
 def test_bytes_that_change_after_they_were_written_go_out_as_they_were() -> None:
     ring = Ring()
     owned = bytearray(frame(1))
