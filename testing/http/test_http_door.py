@@ -274,7 +274,11 @@ def test_a_websocket_outlives_the_times_of_the_door(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(door_module, "IDLE_SECONDS", 1.0)
 
-    with served(slow=1.2) as here, connect(f"ws://127.0.0.1:{here.port}/ws") as ws, here.connect("GET /") as slow:
+    with (
+        served(slow=1.2) as here,
+        connect(f"ws://127.0.0.1:{here.port}/ws", proxy=None) as ws,
+        here.connect("GET /") as slow,
+    ):
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
 
         ws.send("still here")

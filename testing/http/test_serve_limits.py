@@ -204,7 +204,7 @@ def test_a_websocket_is_opened_by_pages_of_our_own_alone(tmp_path: Path, origin:
         said = None if origin is None else origin.format(address=server.address)
 
         try:
-            with connect(url, origin=said) as socket:  # type: ignore[arg-type]
+            with connect(url, origin=said, proxy=None) as socket:  # type: ignore[arg-type]
                 assert '"value":1' in str(socket.recv(30)).replace(" ", "")
             connected = True
         except InvalidStatus as e:
