@@ -72,7 +72,9 @@ class Ring:
         self.size = 0
         self.hello = b""
         self._frames: deque[tuple[int, bytes]] = deque()
-        self._last = 0  # number of the last frame that was added
+        self._last: int | None = (
+            None  # number of the last frame that was added; another process may have written before
+        )
         self._next = 0  # index of the first frame that this link has not taken wholly
         self._at = 0  # bytes of it that were taken
         self._hello_at: int | None = None  # the same of the HELLO; None: the other side has it
@@ -169,7 +171,7 @@ class Ring:
 
     def rewind(self, had: int | None) -> bool:
         """A new link: go on behind frame *had*, or at the HELLO.  False if that was forgotten here, or never was."""
-        if had is not None and 0 < (had - self._last) & _MASK < _HALF:
+        if had is not None and self._last is not None and 0 < (had - self._last) & _MASK < _HALF:
             return False
         self._hello_at = None if had is not None or not self.hello else 0
         self._next = self._at = 0

@@ -119,6 +119,16 @@ def test_a_side_that_has_more_than_was_ever_written_is_found_out() -> None:
     assert not ring.rewind(3)
 
 
+def test_a_session_that_was_taken_over_goes_on_behind_what_another_process_has_written() -> None:
+    ring = Ring()
+
+    assert ring.rewind(5)
+    ring.add([frame(6)])
+    assert ring.rewind(5)
+
+    assert taken(ring) == frame(6)
+
+
 def test_bytes_that_change_after_they_were_written_go_out_as_they_were() -> None:
     ring = Ring()
     owned = bytearray(frame(1))
