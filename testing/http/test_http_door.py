@@ -272,10 +272,10 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 def test_a_websocket_outlives_the_times_of_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     from websockets.sync.client import connect
 
-    monkeypatch.setattr(door_module, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(door_module, "IDLE_SECONDS", 3.0)
 
     with (
-        served(slow=1.2) as here,
+        served(slow=3.2) as here,
         connect(f"ws://127.0.0.1:{here.port}/ws", proxy=None) as ws,
         here.connect("GET /") as slow,
     ):

@@ -203,11 +203,14 @@ def test_a_revoked_token_is_refused_at_once_and_its_processes_end(tmp_path: Path
 
 def test_an_expired_token_is_refused_and_its_processes_end(tmp_path: Path) -> None:
     with ExecServer(tmp_path) as server:
-        joe = execgw("token", "--token-file", server.tokens, "new", "joe", "--expires", "3").stdout.strip()
+        joe = execgw("token", "--token-file", server.tokens, "new", "joe", "--expires", "1d").stdout.strip()
         his = server.popen(joe)
+        kept = json.loads(server.tokens.read_text())
+        kept["tokens"][1]["expires"] -= 86400  # the day is over
+
+        server.tokens.write_text(json.dumps(kept))
 
         ended = server.ask("GET", f"/exec/{his}?wait=30")
-
         assert (ended.status, "has expired" in ended.json["why"]) == (410, True)
         assert server.ask("GET", f"/exec/{his}", token=joe).status == 401
 

@@ -154,7 +154,7 @@ def test_a_process_gets_no_more_memory_and_processor_than_the_policy_says(tmp_pa
 
 
 def test_what_nobody_needs_is_ended_and_what_is_busy_or_followed_is_not(tmp_path: Path) -> None:
-    with ExecServer(tmp_path, policy="[limits]\nidle = 2\n[specs.python]\n") as server:
+    with ExecServer(tmp_path, policy="[limits]\nidle = 4\n[specs.python]\n") as server:
         busy = server.run("channel.receive()")
         followed = server.popen()
         follower = threading.Thread(target=server.ask, args=("GET", f"/exec/{followed}?wait=30"))
@@ -165,7 +165,7 @@ def test_what_nobody_needs_is_ended_and_what_is_busy_or_followed_is_not(tmp_path
         while ended.json["state"] != "ended":
             ended = server.ask("GET", f"/exec/{idle}/state")  # to look at it is not to use it
 
-        assert "nothing ran in it, and nobody asked for it, for 2 s" in ended.json["why"]
+        assert "nothing ran in it, and nobody asked for it, for 4 s" in ended.json["why"]
         assert server.ask("GET", f"/exec/{busy}/state").json["state"] == "busy"
         assert server.ask("GET", f"/exec/{followed}/state").json["followers"] == 1
         server.ask("DELETE", f"/exec/{followed}")
