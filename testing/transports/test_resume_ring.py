@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from execgw.transports.resume import Ring
@@ -35,6 +35,7 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     return pieces
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 200), max_size=12), st.lists(st.integers(1, 90), max_size=60))
 def test_frames_go_out_as_they_were_written_however_they_were_cut(sizes: list[int], cuts: list[int]) -> None:
     stream = HELLO + b"".join(frame(1 + n, size) for n, size in enumerate(sizes))
@@ -46,6 +47,7 @@ def test_frames_go_out_as_they_were_written_however_they_were_cut(sizes: list[in
     assert taken(ring) == stream
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_a_link_took_the_next_one_goes_on_behind_what_arrived(data: st.DataObject) -> None:
     frames = [frame(1 + n, data.draw(st.integers(0, 40))) for n in range(8)]
