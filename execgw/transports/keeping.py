@@ -23,7 +23,7 @@ from .resume import Resuming
 if TYPE_CHECKING:
     from .._loop import Loop
     from .._session import Session
-    from ..wire.mux import Mux
+    from ..wire.mux import Mux, Port
     from .front import FrontConnector
 
 ACK_BYTES = 256 * 1024  # that came, before the keeper is told so, though there is nothing else to say
@@ -305,7 +305,14 @@ class KeptTransport(Resuming):
         self._leaving = True
         session.sweep()  # of channels that nobody holds the rest is of no use to anybody
         self.tell_taken(always=True)
-        done = await session.until(lambda port: self._is_idle() or session.lost, session.port, timeout)
+        last = self.kept_mux.seq  # behind it come at most credit and acknowledgements, which the next one says anew
+
+        def may_leave(port: Port) -> object:
+            has_all = (self.kept_mux.newest_ack - last) & 0xFFFFFFFF <= 0x7FFFFFFF
+            # Who has heard that the worker has ended waits until that is told here, and leaves nothing to anybody.
+            return session.lost or (has_all and not self._over)
+
+        done = await session.until(may_leave, session.port, timeout)
         self._leaving = False
         if session.lost is not None:
             raise again(session.lost)
@@ -313,10 +320,6 @@ class KeptTransport(Resuming):
             raise TimeoutError(f"gateway {session.id!r}: its keeper has not got all that was sent within {timeout} s")
         session.leave(ClosedHere(f"gateway {session.id!r} was detached from this process"))
         return self.ticket()
-
-    def _is_idle(self) -> bool:
-        """Whether the keeper has all that was said."""
-        return not self._ring.size and not self.session.out
 
     def kill(self, force: bool) -> None:
         if self.session.about is None:
