@@ -23,7 +23,13 @@ NEEDS = (3, 10)  # for the names of execgw itself
 SHARED = ("execgw.wire.", "execgw.peer.")  # these modules are here already, under a name of our own
 
 # Shipped to no worker, but a worker that is a near side itself needs them beside those that it has.
-NEAR_ONLY = ("_execgw.wire.careful", "_execgw.wire.guarded", "_execgw.wire.printable")
+NEAR_ONLY = (
+    "_execgw.wire.careful",
+    "_execgw.wire.guarded",
+    "_execgw.wire.kept",
+    "_execgw.wire.kept_mux",
+    "_execgw.wire.printable",
+)
 
 _numbers = itertools.count(1)
 _fetch = __loader__.fetch  # type: ignore[name-defined]  # noqa: F821
