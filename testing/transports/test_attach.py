@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -399,6 +400,20 @@ def test_a_killed_keeper_is_told(group: Group) -> None:
 
     with pytest.raises(ConnectionLost, match="the session is no more"):
         channel.receive(WAIT)
+
+
+def test_the_socket_of_a_killed_keeper_is_swept_by_the_next_one(group: Group) -> None:
+    gateway = group.makegateway(SPEC)
+    place = Path(f"/tmp/execgw-{os.getuid()}")
+    name = hashlib.sha256(gateway._session.transport.front.id.encode()).hexdigest()[:32]  # type: ignore[attr-defined]
+    os.kill(gateway.call(os.getppid), signal.SIGKILL)
+    gateway.join(WAIT)
+    assert (place / name).exists()
+    os.utime(place / name, (0, 0))
+
+    group.makegateway(SPEC)
+
+    assert not (place / name).exists()
 
 
 # -- the asyncio face

@@ -24,6 +24,7 @@ from ..wire import frames as f
 
 PIECE = 256 * 1024
 HANDSHAKE_SECONDS = 10.0
+STALE_SECONDS = 60.0  # after which the socket of a keeper that does not listen is nobody's
 NAME = b"execgw keep 1\n"
 clock = time.monotonic
 
@@ -192,7 +193,23 @@ def main(become_keeper):
     os._exit(code)
 
 
+def _sweep(folder):
+    """Unlink the sockets of keepers that were killed.  One that has just been made may not listen yet."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            if time.time() - os.lstat(path).st_mtime > STALE_SECONDS and sock.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)
+        except OSError:  # somebody else has swept
+            pass
+        finally:
+            sock.close()
+
+
 def _listen(path):
+    _sweep(os.path.dirname(path))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
