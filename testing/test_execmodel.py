@@ -141,32 +141,3 @@ def test_what_follows_the_end_of_a_task_has_the_main_thread_though_that_has_not_
     second = popen.remote_exec("import threading; channel.send(type(threading.current_thread()).__name__)")
 
     assert second.receive(20) == "_MainThread"
-
-
-def test_a_call_that_follows_another_has_the_main_thread_though_that_has_not_come_home_yet(popen):
-    popen.remote_exec(
-        """
-        import threading
-        peer = channel._peer
-        send, on_task = peer.send, peer.on_task
-        came = threading.Event()
-
-        def send_and_dawdle(*args):
-            send(*args)
-            came.wait(20)
-
-        def note(*args):
-            on_task(*args)
-            if peer.__dict__.get("send"):
-                came.set()
-
-        peer.send, peer.on_task = send_and_dawdle, lambda *args: (setattr(peer, "on_task", note), on_task(*args))
-        """
-    ).waitclose(20)
-
-    def thread():
-        import threading
-
-        return type(threading.current_thread()).__name__
-
-    assert [popen.call(thread) for _ in range(2)] == ["_MainThread"] * 2

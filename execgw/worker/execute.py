@@ -84,9 +84,8 @@ class Task(object):
         running = self.gateway.running
         running[channel.id] = get_ident()
         error = b""
-        answer = None  # type: Optional[Tuple[int, Any]]
         try:
-            answer = self._run(channel, peer.codec)
+            self._run(channel, peer.codec)
             if peer.turn.thrown:  # an interrupt that was for this code; see steer.py
                 peer.turn._throw()
         except (ChannelClosed, GatewayClosed):
@@ -100,13 +99,6 @@ class Task(object):
         with peer.lock:
             del running[channel.id]
         channel._executing = False
-        if answer and not error:  # not before: what the near side sends next is to find this thread free
-            try:
-                peer.send(self.port, *answer)
-            except EnvironmentError:  # nobody waits for it any more
-                pass
-            except BaseException:  # an interrupt, at the last moment
-                error = self._error(peer.codec)
         try:
             peer.close(self.port, error)
         except BaseException:  # an asynchronous interrupt that was too late for the user's code
@@ -119,17 +111,18 @@ class Task(object):
         self.gateway._peer.close(self.port, pack_error(self.gateway._peer.codec, why))
 
     def _run(self, channel, codec):
-        # type: (Channel, Any) -> Optional[Tuple[int, Any]]
+        # type: (Channel, Any) -> None
         task = codec.decode(self.form, self.data)
         self.data = None
         if not isinstance(task, tuple):
             _execute(_code_of(task, "<remote exec>"), {"channel": channel, "__name__": "__channelexec__"})
-            return None
+            return
         what, source, filename, name, args, kwargs = task
         if PY2:  # takes only its own strings for names
             kwargs = dict([(str(key), kwargs[key]) for key in kwargs])
         if what == "named":
-            return codec.encode(_call(_named(source, name), args, kwargs))  # type: ignore[no-any-return]
+            self._answer(codec, _call(_named(source, name), args, kwargs))
+            return
         namespace = {"channel": channel, "__name__": "__channelexec__"}  # type: Dict[str, Any]
         if what == "call":
             del namespace["channel"]
@@ -137,8 +130,12 @@ class Task(object):
         if what == "function":
             namespace[name](channel, **kwargs)
         elif what == "call":
-            return codec.encode(_call(namespace[name], args, kwargs))  # type: ignore[no-any-return]
-        return None
+            self._answer(codec, _call(namespace[name], args, kwargs))
+
+    def _answer(self, codec, result):
+        # type: (Any, Any) -> None
+        form, data = codec.encode(result)
+        self.gateway._peer.send(self.port, form, data)
 
     def _error(self, codec):
         # type: (Any) -> bytes
