@@ -350,7 +350,9 @@ def test_a_worker_that_has_ended_cannot_be_attached(group: Group) -> None:
     gateway.exit()
     gateway.join()
 
-    with pytest.raises(StartError, match="the session is no more"):
+    with pytest.raises(
+        StartError, match="the session is no more|the worker has ended"
+    ):  # its keeper may be there still
         group.attach(ticket)
 
 

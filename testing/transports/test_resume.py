@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -294,14 +295,17 @@ def test_grace_that_is_over_is_told_and_ends_the_worker(group: Group, plain: Any
 
 
 def test_terminate_leaves_neither_worker_nor_keeper_nor_socket(group: Group, eventually: Any) -> None:
-    before = set(os.listdir(f"/tmp/execgw-{os.getuid()}"))
     gateway = group.makegateway("popen//resume=60")
     pid, keeper = gateway._rinfo().pid, keeper_of(gateway)
+    transport: Any = gateway._session.transport
+    name = hashlib.sha256(transport.front.id.encode()).hexdigest()[:32]
+    place = Path(f"/tmp/execgw-{os.getuid()}")
+    assert (place / name).exists()
 
     assert group.terminate() == {gateway.id: "asked"}
 
     eventually(lambda: has_ended(pid) and has_ended(keeper), "the end of worker and keeper")
-    assert set(os.listdir(f"/tmp/execgw-{os.getuid()}")) <= before
+    assert not (place / name).exists()
 
 
 def test_terminate_kills_a_worker_that_does_not_listen(group: Group) -> None:
