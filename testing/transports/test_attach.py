@@ -351,7 +351,7 @@ def test_a_worker_that_has_ended_cannot_be_attached(group: Group) -> None:
     gateway.join()
 
     with pytest.raises(
-        StartError, match="the session is no more|the worker has ended"
+        StartError, match=r"the session is no more|the worker has ended"
     ):  # its keeper may be there still
         group.attach(ticket)
 
