@@ -140,6 +140,9 @@ def source(far_name: str) -> str:
     return strip(modules()[far_name[1:]].read_text("utf-8"))
 
 
+KEEPING = ("keep", "keep_front", "keep_forked")  # of worker/tasks: what keeps a worker whose link may break
+
+
 # What the near side looks for when no hello came: the start of what stage 0 says on stderr, or on a terminal.
 A_TERMINAL = "execgw: a terminal is between the two sides"
 CHANGED = "execgw: the bytes of the near side arrive changed"
@@ -258,10 +261,15 @@ def for_factory(life: str, forks: str, same: bool) -> tuple[str, bytes]:
     flat as that of any worker.
     """
     program, data = for_same() if same else for_other(1)
-    text = "\0".join((strip(life), strip(forks))).encode("ascii")
+    # What the few workers need that outlive their link (resume=); the fork server itself loads none of it.
+    kept = {"wire.kept": HERE / "wire" / "kept.py"}
+    kept.update({f"worker.{name}": HERE / "worker" / "tasks" / f"{name}.py" for name in KEEPING})
+    texts = [strip(path.read_text("utf-8")) for path in kept.values()]
+    names = [f"_execgw.{name}" for name in ("worker.forks", *kept)]
+    text = "\0".join((strip(life), strip(forks), *texts)).encode("ascii")
     tail = (
         f"import os,sys\n_s=b''\nwhile len(_s)<{len(text)}:_s+=os.read(0,{len(text)}-len(_s))or sys.exit(1)\n"
-        "_s,_[2]['_execgw.worker.forks']=_s.decode('ascii').split('\\0')\n"
+        f"_s=_s.decode('ascii').split('\\0')\n_[2].update(zip({names},_s[1:]))\n_s=_s[0]\n"
         "exec(compile(_s,'<execgw factory.py>','exec'),_[1])\n"
         "_=_[1]['serve_factory'](_[2],_[3])\n"
         "del _s,os,sys\n"
@@ -277,7 +285,7 @@ def for_keeper() -> tuple[str, bytes]:
     """(program for `python -c`, bytes for its stdin) of worker/tasks/keep.py, which reads its request behind that."""
     modules = ("wire.errors", "wire.compat", "wire.frames", "wire.kept")
     sources = {f"_execgw.{name}": strip((HERE / f"{name.replace('.', '/')}.py").read_text("utf-8")) for name in modules}
-    sources.update({f"_execgw.worker.{name}": strip(task(name)[0]) for name in ("keep", "keep_front")})
+    sources.update({f"_execgw.worker.{name}": strip(task(name)[0]) for name in KEEPING[:2]})
     boot = strip((HERE / "worker" / "boot.py").read_text("utf-8"))
     data = zlib.compress("\0".join([boot, *(text for item in sources.items() for text in item)]).encode("ascii"), 9)
     check = (

@@ -96,6 +96,7 @@ class Transport:
     trusted   it is our own child on this host: its values go to the unpickler at once
     program   how it was started, for messages
     explain   what a failed start means, if this kind of gateway knows more than its stderr says
+    refusal   why nothing was started, if whoever was asked for that has said no
     applied   whether chdir, env and nice were applied before the interpreter started; else the worker does it
     group     the process group that was made for the worker; 1: it leads one of its own, whose number is not known here
     keepalive seconds without a sign of life after which the worker takes us for gone; 0: it would hear of our end
@@ -123,6 +124,7 @@ class Transport:
     adopted: Sequence[Port] = ()
     program = ""
     explain: Callable[[Ended], Explanation | None] | None = None
+    refusal: StartError | None = None
     remoteaddress: str | None = None
     show: Callable[[bytes], object] | None = None
 

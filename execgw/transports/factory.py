@@ -94,7 +94,7 @@ class Factory:
 
     def start(self, worker: FactoryTransport) -> None:
         """Ask for a worker."""
-        message: dict[str, Any] = {"do": "start", "lease": worker.lease, "idle": worker.idle}
+        message: dict[str, Any] = {"do": "start", "lease": worker.lease, "idle": worker.idle, "keep": worker.keeps}
         if self.process is not None:  # as a process that we start ourselves: from our surroundings of now
             message.update(self._surroundings())
         with self._lock:

@@ -33,11 +33,12 @@ class FactoryTransport(StderrTransport):
         self.pid = 0
         self.lease = deadline(launch, "lease")
         self.idle = deadline(launch, "idle")
+        self.keeps = launch.front  # it keeps another one, which is the worker
         self.where = f"gateway {launch.id!r}"
         self.program = f"a worker of {factory}"
         self.session: Session | None = None
         self._telling = threading.Lock()
-        self._refusal: StartError | None = None
+        self.refusal: StartError | None = None
         self._pidfd = -1
         self._seen = 0  # frames
         ours, theirs = link_pair()
@@ -60,7 +61,7 @@ class FactoryTransport(StderrTransport):
     def attach(self, session: Session) -> None:
         with self._telling:
             self.session = session
-            refusal = self._refusal
+            refusal = self.refusal
         if refusal is not None:
             with session.lock:
                 session._on_link_end(refusal)
@@ -89,7 +90,7 @@ class FactoryTransport(StderrTransport):
         self._ended = Ended()
         refusal = StartError(f"{self.where}: {self.factory} refuses: {why}")
         with self._telling:
-            self._refusal, session = refusal, self.session
+            self.refusal, session = refusal, self.session
         if session is not None:
             with session.lock:
                 session._on_link_end(refusal)
@@ -131,6 +132,9 @@ class FactoryTransport(StderrTransport):
 
     def kill(self, force: bool) -> None:
         if self._ended is not None:
+            return
+        if self.keeps and not force:  # a link is over; the keeper knows when it is to end
+            self.close_link()
             return
         number = int(signal.SIGKILL if force else signal.SIGTERM)
         if self.factory.tell({"do": "signal", "n": self.number, "number": number}) or self._pidfd < 0:

@@ -65,6 +65,7 @@ class FrontConnector:
         self.kind = kind
         self.launch = replace(launch, front=True)
         self.grace = grace
+        self.forked = launch.factory is not None and launch.factory.is_here
         self.where = f"gateway {launch.id!r}"
         known = facts or {"id": secrets.token_hex(16), "secret": secrets.token_hex(32)}
         self.id: str = known["id"]
@@ -80,9 +81,10 @@ class FrontConnector:
         """What another process needs, beside the spec."""
         return {"id": self.id, "secret": self.secret}
 
-    def start(self) -> Transport:
+    def start(self, first: bool = False) -> Transport:
         """What leads to the keeper, or is to become it; not connected so far."""
-        return self.kind.start(self.launch, None)
+        # The fork server's child is the keeper itself; any interpreter can lead to that.
+        return self.kind.start(self.launch if first or not self.forked else replace(self.launch, factory=None), None)
 
     # -- as resume.Connector has it
 
@@ -116,7 +118,7 @@ class FrontConnector:
 
     def _begin(self, raw: Transport, seconds: float) -> FrontLink:
         same = not interpreter(self.launch) and self.launch.spec.popen and self.launch.factory is None
-        program, boot = _bundle.for_same() if same else _bundle.for_other(1)
+        program, boot = ("", b"") if self.forked else _bundle.for_same() if same else _bundle.for_other(1)
         request = {
             "do": "start", "id": self.id, "secret": self.secret, "grace": self.grace, "keepalive": self.keepalive,
             "out": raw.out, "program": program, "worker_out": not same, "size": len(boot),
@@ -257,7 +259,7 @@ def start(kind: Kind, launch: Launch, via: Session | None, grace: float) -> Tran
     """A gateway of any kind, with resume=."""
     check(launch, via)
     connector = FrontConnector(kind, launch, grace)
-    first = connector.first = connector.start()
+    first = connector.first = connector.start(first=True)
     connector.keepalive = first.keepalive if launch.keepalive is None else launch.keepalive
     seconds = float(str(launch.spec.start_timeout or START_SECONDS))
     return KeptTransport(connector, first, launch.loop, seconds, grace, connector.keepalive)
@@ -282,8 +284,8 @@ def check(launch: Launch, via: Session | None) -> None:
     problem = ""
     if via is not None:
         problem = "its link is part of another gateway's (via=), and ends with that; give resume= to that one"
-    elif launch.factory is not None and launch.factory.is_here:
-        problem = "a worker of a fork server ends with its link: give factory=none"
+    elif launch.spec.idle:
+        problem = "idle= ends a worker over whose link nothing goes; lease= counts without regard to that"
     elif spec.memory:
         problem = "a worker in this very process has no link that could break"
     elif spec.installvia:

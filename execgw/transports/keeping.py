@@ -61,7 +61,11 @@ class FrontLink(Transport):
 
     def ended(self) -> Ended | None:
         """Without a worker the end of the first link is the end."""
-        return (self.raw.ended() or Ended()) if self._has_no_worker() else None
+        if not self._has_no_worker():
+            return None
+        if self.raw.refusal is not None:
+            self.owner.session._on_link_end(self.raw.refusal)
+        return self.raw.ended() or Ended()
 
     def write(self, pieces: list[Any]) -> int:
         return self.raw.write(pieces)

@@ -157,14 +157,6 @@ def test_a_factory_behind_a_port_gives_workers_that_resume(group: Group, tmp_pat
         service.terminate()
 
 
-def test_a_group_with_a_fork_server_starts_a_resumable_worker_beside_it(group: Group) -> None:
-    group.setlocalfactory()
-
-    gateway = group.makegateway("popen//resume=20")
-
-    assert gateway.call(os.getppid) != group.makegateway("popen").call(os.getppid)
-
-
 def test_the_asyncio_face_goes_on_as_well(bridge: Any) -> None:
     gateway = bridge.do(bridge.group.makegateway, "popen//resume=20")
     channel = gateway.remote_exec(DOUBLE)
@@ -362,7 +354,7 @@ def test_a_place_that_another_user_has_prepared_is_refused(group: Group, tmp_pat
         ("memory//resume=5", "no link that could break"),
         ("popen//python=jython//resume=5", "CPython or PyPy"),
         ("popen//factory=x//resume=5", "give resume= to that one"),
-        ("popen//factory=local//resume=5", "give factory=none"),
+        ("popen//factory=local//idle=3//resume=5", "lease= counts"),
     ],
 )
 def test_what_cannot_be_resumed_is_refused(group: Group, spec: str, why: str) -> None:

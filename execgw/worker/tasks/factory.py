@@ -31,7 +31,7 @@ def _become_worker(server):
 
 
 def _wait_for_work(sock, receive):
-    """As the spare: the descriptor of the link, or None if the fork server needs it no more."""
+    """As the spare: (descriptor of the link, whether it is to be kept), or None if the fork server needs it no more."""
     data, descriptors = b"", []
     while True:
         piece, more = receive(sock)
@@ -52,7 +52,7 @@ def _wait_for_work(sock, receive):
     if message.get("cwd"):
         os.chdir(message["cwd"])
     gc.enable()
-    return link
+    return link, bool(message.get("keep"))
 
 
 def _preload(names):
@@ -115,7 +115,12 @@ def serve_factory(modules, root):
     if job is None:
         return None
     _become_worker(server)
-    link = _wait_for_work(job, receive)
-    if link is None:
+    work = _wait_for_work(job, receive)
+    if work is None:
         os._exit(0)
+    link, keep = work
+    if keep:
+        from _execgw.worker.keep_forked import fork_worker
+
+        link = fork_worker(link)
     return lambda: main(shipped, link, link)

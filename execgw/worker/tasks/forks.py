@@ -2,13 +2,14 @@
 
 Over Unix sockets, one JSON object a line:
 
-    near  {do: start, n, ..} + descriptors of the worker's link and stderr     {do: signal | renew | active, n, ..}
+    near  {do: start, n, keep, ..} + descriptors of its link and stderr        {do: signal | renew | active, n, ..}
     here  {say: started, n, pid} + a pidfd   {say: refused, n, why}   {say: ended, n, code, why}
 
 One child is always forked ahead, the spare; it waits for a link, and the next is forked when nobody waits for us.
 
 The first link is the owner's, and this process ends with it; each worker ends with the link that asked for it.  A
-worker whose lease or idle time passes is killed from here, for it may itself be stuck.
+worker whose lease or idle time passes is killed from here, for it may itself be stuck.  One with *keep* (resume=) is
+the keeper of another, which it forks; it outlives its link, and this process, for as long as it itself sees fit.
 """
 
 import array
@@ -38,6 +39,7 @@ class Child(object):
         self.link = link
         self.number = number
         self.pid = pid
+        self.keeps = False
         self.stderr = -1  # kept only for one that has a deadline, to say there why it is ended
         self.lease_end = self.idle = self.idle_end = self.kill_at = None
         self.lease = None
@@ -174,7 +176,7 @@ class Server(object):
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def serve(self):
-        while not self.ending or self.children:
+        while not self.ending or not all([child.keeps for child in self.children.values()]):
             poller = select.poll()
             poller.register(self.wake_end, select.POLLIN)
             by_fd = {}
@@ -271,7 +273,7 @@ class Server(object):
             self.links.remove(link)
             link.close()
         for child in self.children.values():
-            if child.link is link:
+            if child.link is link and not child.keeps:
                 child.kill_at = clock() + seconds
         if link.owner:
             self.ending = True
@@ -393,7 +395,7 @@ class Server(object):
         finally:
             sock.close()
         child = self.children[pid] = Child(link, message["n"], pid)
-        child.lease, child.idle = message.get("lease"), message.get("idle")
+        child.lease, child.idle, child.keeps = message.get("lease"), message.get("idle"), bool(message.get("keep"))
         if child.lease is not None:
             child.lease_end = clock() + child.lease
         if child.idle is not None:

@@ -23,7 +23,7 @@ from ..wire import frames as f
 from ..wire.errors import RemoteProtocolError
 from ..wire.kept import Kept
 from . import keep_front
-from .keep_front import PIECE, Link, clock, has_ended, proof
+from .keep_front import PIECE, Link, clock, has_ended, proof, worker_link
 
 LAST_SECONDS = 1.0  # without a near side, once that has asked for the end, or before the worker's hello
 END_SECONDS = 1.5  # for a worker to end by itself when its link has ended; it takes 1 s for that
@@ -57,8 +57,7 @@ class Keeper(object):
         self.joining = []  # links that are not let in so far
         self.leaving = []  # links that are to hear last words
         self.epoch = 1
-        self.to_worker = b""
-        self.tail = self.unshown = b""
+        self.to_worker = self.tail = self.unshown = b""
         self.code = None  # the exit code of the worker, when it has ended
         self.told = False  # and when the near side knows
         self.done = self.given_up = False
@@ -74,11 +73,9 @@ class Keeper(object):
 
     def start(self, request, boot):
         """Start the worker, as this very interpreter."""
-        self.worker, theirs = socket.socketpair()
-        for sock in (self.worker, theirs):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        worker, theirs = worker_link()
         argv = [sys.executable] + subprocess._args_from_interpreter_flags() + ["-c", request["program"]]
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             argv,
             stdin=theirs.fileno(),
             stdout=theirs.fileno() if request["worker_out"] else subprocess.DEVNULL,
@@ -86,10 +83,15 @@ class Keeper(object):
             start_new_session=True,
         )
         theirs.close()
-        self.worker.setblocking(False)
-        self.stderr = self.process.stderr.fileno()
-        os.set_blocking(self.stderr, False)
+        self.have(process, worker)
         self.to_worker = boot
+
+    def have(self, process, worker):
+        """This is the worker, and the socket that leads to it."""
+        self.process, self.worker = process, worker
+        self.stderr = process.stderr.fileno()
+        worker.setblocking(False)
+        os.set_blocking(self.stderr, False)
 
     # -- the loop
 

@@ -100,6 +100,14 @@ class Link(object):
         self.control.close()
 
 
+def worker_link():
+    """The keeper's end and the worker's."""
+    pair = socket.socketpair()
+    for sock in pair:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    return pair
+
+
 def has_ended(sock):
     try:
         return not sock.recv(1)
@@ -110,7 +118,7 @@ def has_ended(sock):
 # -- the front
 
 
-def _read_line(fd):
+def read_line(fd):
     data = b""
     while data[-1:] != b"\n":
         piece = os.read(fd, 1)  # what follows is not for this line's reader
@@ -146,20 +154,17 @@ def _socket_path(session):
 
 def main(become_keeper):
     """The life of a front; the first of a session forks the keeper."""
-    request = _read_line(0)
+    request = read_line(0)
     fds = [0, request["out"], 2]
     ours, theirs = socket.socketpair()
     if request["do"] == "start":
         boot = _read_exactly(0, request["size"])
-        listening = _listen(_socket_path(request["id"]))
+        listening = listen(request["id"])
         if not os.fork():
             ours.close()
             os.setsid()
             link = Link([os.dup(fd) for fd in fds], theirs)
-            null = os.open(os.devnull, os.O_RDWR)
-            for fd in range(3):
-                os.dup2(null, fd)
-            os.close(null)
+            hush()
             try:
                 become_keeper(request, boot, listening, link)
             except BaseException:
@@ -186,7 +191,19 @@ def main(become_keeper):
         if not piece:
             os._exit(0)
         told += piece
-    code = int(told)
+    end_as(int(told))
+
+
+def hush():
+    """Nothing that is printed here gets anywhere."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def end_as(code):
+    """End this process with the exit code, or by the signal, that another one had."""
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -code)
@@ -208,7 +225,9 @@ def _sweep(folder):
             sock.close()
 
 
-def _listen(path):
+def listen(session):
+    """The socket at which later fronts find the keeper of a session."""
+    path = _socket_path(session)
     _sweep(os.path.dirname(path))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
