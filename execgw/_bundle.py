@@ -261,9 +261,11 @@ def for_factory(life: str, forks: str, same: bool) -> tuple[str, bytes]:
     flat as that of any worker.
     """
     program, data = for_same() if same else for_other(1)
-    # What the few workers need that outlive their link (resume=); the fork server itself loads none of it.
-    kept = {"wire.kept": HERE / "wire" / "kept.py"}
-    kept.update({f"worker.{name}": HERE / "worker" / "tasks" / f"{name}.py" for name in KEEPING})
+    # What the few workers need that outlive their link (resume=), and on this host only.
+    kept = {}
+    if same:
+        kept["wire.kept"] = HERE / "wire" / "kept.py"
+        kept.update({f"worker.{name}": HERE / "worker" / "tasks" / f"{name}.py" for name in KEEPING})
     texts = [strip(path.read_text("utf-8")) for path in kept.values()]
     names = [f"_execgw.{name}" for name in ("worker.forks", *kept)]
     text = "\0".join((strip(life), strip(forks), *texts)).encode("ascii")

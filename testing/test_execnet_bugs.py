@@ -309,13 +309,14 @@ def test_exit_of_the_interpreter_works_on_python_3_12_and_later(python, nothing_
         assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_termination_takes_grandchildren_along(group, processes):
+def test_termination_takes_grandchildren_along(group, processes, eventually):
     gateway = group.makegateway("popen")
     gateway.remote_exec("import subprocess; subprocess.Popen(['sleep', '100'])").waitclose(10)
 
     group.terminate(5)
 
-    assert not processes()
+    # SIGKILL has been sent; on a loaded machine a process is to be seen for a moment after that.
+    eventually(lambda: not processes(), "the end of the process that the worker has started")
 
 
 def test_termination_does_not_take_fifteen_seconds(group):
