@@ -111,6 +111,8 @@ class FactoryTransport(StderrTransport):
         if self._ended is not None:
             return
         if not self.pid:
+            self._know_by_itself()
+        if not self.pid:
             self.on_refused("it has ended")
         elif self._pidfd < 0:
             self.on_ended(None, "the factory that watched it has ended")
@@ -120,6 +122,15 @@ class FactoryTransport(StderrTransport):
             if self.lease is not None or self.idle is not None:
                 why = "the factory that watched its deadline has ended"
                 self.kill(force=True)
+
+    def _know_by_itself(self) -> None:
+        """The factory has started the worker, which said hello, and was killed before it could say so itself."""
+        about = self.session.about if self.session is not None else None
+        if about is not None:
+            self.pid = int(about["pid"])
+            with contextlib.suppress(AttributeError, OSError):
+                self._pidfd = os.pidfd_open(self.pid)
+            self._let_go()
 
     def _close_pidfd(self) -> None:
         with self.loop.lock:

@@ -277,6 +277,21 @@ def test_a_worker_that_does_not_end_is_killed(made):
     assert how == {"gw0": "killed"}
 
 
+def test_a_worker_goes_on_though_its_factory_was_killed_before_it_could_name_it(made, server_pid, eventually):
+    gateway = made.makegateway()
+    transport = gateway._session.transport
+    eventually(lambda: transport.pid, "the factory's word")
+    transport._close_pidfd()
+    transport.pid = 0  # as if that word had not come
+
+    os.kill(server_pid, signal.SIGKILL)
+
+    made._hub.factory.process.wait()
+    eventually(lambda: made._hub.factory.over, "the end of the link to it")
+    assert gateway.call(os.getpid) == transport.pid
+    gateway.exit()
+
+
 def test_workers_of_a_killed_factory_go_on_and_the_next_start_says_why(made, server_pid):
     gateway = made.makegateway()
 
