@@ -262,13 +262,12 @@ def for_factory(life: str, forks: str, same: bool) -> tuple[str, bytes]:
     """
     program, data = for_same() if same else for_other(1)
     # What the few workers need that outlive their link (resume=), and on this host only.
-    kept = {}
+    shipped = {"worker.forks": forks}
     if same:
-        kept["wire.kept"] = HERE / "wire" / "kept.py"
-        kept.update({f"worker.{name}": HERE / "worker" / "tasks" / f"{name}.py" for name in KEEPING})
-    texts = [strip(path.read_text("utf-8")) for path in kept.values()]
-    names = [f"_execgw.{name}" for name in ("worker.forks", *kept)]
-    text = "\0".join((strip(life), strip(forks), *texts)).encode("ascii")
+        shipped["wire.kept"] = (HERE / "wire" / "kept.py").read_text("utf-8")
+        shipped.update({f"worker.{name}": task(name)[0] for name in KEEPING})
+    names = [_far(f"execgw.{name}") for name in shipped]
+    text = "\0".join(map(strip, (life, *shipped.values()))).encode("ascii")
     tail = (
         f"import os,sys\n_s=b''\nwhile len(_s)<{len(text)}:_s+=os.read(0,{len(text)}-len(_s))or sys.exit(1)\n"
         f"_s=_s.decode('ascii').split('\\0')\n_[2].update(zip({names},_s[1:]))\n_s=_s[0]\n"

@@ -197,8 +197,7 @@ class Hub:
         """(the factory on this host that is to start the worker, the gateway that it is reached through)."""
         via, name = self._other(spec, "via"), _text(spec, "factory")
         plain = chosen == "popen" and via is None and not (spec.python or spec.nice or spec.dont_write_bytecode)
-        wanted = not name and plain and self.factory is not None
-        if self.factory is not None and (name == self.factory.name or wanted):
+        if self.factory is not None and (name == self.factory.name or (not name and plain)):
             if not plain:
                 raise SpecError(f"{str(spec)!r}: a factory has one interpreter: no python=, nice= or via= with it")
             return self.factory, None
